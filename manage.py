@@ -1,0 +1,22 @@
+#!/usr/bin/env python
+"""Django's command line for the control plane; a wrong setting ends it with one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import execute_from_command_line
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "edgecontrol.settings")
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        sys.exit(f"edgecontrol: wrong settings:\n{error}")
+
+
+if __name__ == "__main__":
+    main()
