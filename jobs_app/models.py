@@ -53,7 +53,7 @@ class Job(models.Model):
     try_number = models.IntegerField(db_default=0)
     airflow_id = models.UUIDField()
     workload = models.JSONField()
-    token = models.TextField(null=True, editable=False)
+    token = models.TextField(null=True, editable=False)  # noqa: DJ001 - NULL says that it is gone
     queue = models.TextField()
     slots = models.IntegerField(db_default=1)
     priority = models.IntegerField(db_default=1)
@@ -64,7 +64,9 @@ class Job(models.Model):
     attempt = models.IntegerField(db_default=0)
     unconfirmed_claims = models.IntegerField(db_default=0)
     # Kept when the job is final: the worker's history.
-    worker = models.ForeignKey(Worker, null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs", db_index=False)
+    worker = models.ForeignKey(
+        Worker, null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs", db_index=False
+    )
     claim_id = models.UUIDField(null=True, editable=False)
     missed_heartbeats = models.IntegerField(db_default=0, editable=False)
 

@@ -1,4 +1,4 @@
-"""Where the tests' PostgreSQL comes from: an embedded one of this run, unless EDGECONTROL_DATABASE_URL names another."""
+"""Where the tests' PostgreSQL comes from: an embedded one, unless EDGECONTROL_DATABASE_URL names another."""
 
 from __future__ import annotations
 

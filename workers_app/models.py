@@ -1,8 +1,6 @@
-"""Worker hosts and their credentials: columns, invariants and named queries; who may change them is `registry` and `auth`."""
+"""Worker hosts and their credentials: columns, invariants, named queries; only `registry` and `auth` change them."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -25,8 +23,15 @@ class Worker(models.Model):
     reported = models.TextField(choices=[(r.value, r.value) for r in Reported], db_default=Reported.OFFLINE.value)
     state = models.TextField(choices=[(s.value, s.value) for s in Shown], db_default=Shown.OFFLINE.value)
 
-    queues = ArrayField(models.TextField(), null=True, blank=True, help_text="What the agent serves; empty: nothing, unset: all it is allowed.")
-    allowed_queues = ArrayField(models.TextField(), null=True, blank=True, help_text="What it may serve; unset: every queue.")
+    queues = ArrayField(
+        models.TextField(),
+        null=True,
+        blank=True,
+        help_text="What the agent serves; empty: nothing, unset: all it is allowed.",
+    )
+    allowed_queues = ArrayField(
+        models.TextField(), null=True, blank=True, help_text="What it may serve; unset: every queue."
+    )
     team_name = models.TextField(db_default="", blank=True)
     concurrency = models.PositiveIntegerField(db_default=1)
     concurrency_override = models.PositiveIntegerField(null=True, blank=True)
@@ -47,9 +52,17 @@ class Worker(models.Model):
         verbose_name = "worker host"
         constraints = [
             models.CheckConstraint(condition=models.Q(name__regex=r"^.{1,253}$"), name="worker_name_length"),
-            models.CheckConstraint(condition=models.Q(requested__in=[member.value for member in Requested]), name="worker_requested_known"),
-            models.CheckConstraint(condition=models.Q(reported__in=[member.value for member in Reported]), name="worker_reported_known"),
-            models.CheckConstraint(condition=models.Q(state__in=[member.value for member in Shown]), name="worker_state_known"),
+            models.CheckConstraint(
+                condition=models.Q(requested__in=[member.value for member in Requested]),
+                name="worker_requested_known",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(reported__in=[member.value for member in Reported]),
+                name="worker_reported_known",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(state__in=[member.value for member in Shown]), name="worker_state_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -85,7 +98,7 @@ class WorkerToken(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
 
-    objects: ClassVar[models.Manager[WorkerToken]] = WorkerTokenQuerySet.as_manager()  # type: ignore[assignment]
+    objects = WorkerTokenQuerySet.as_manager()
 
     class Meta:
         db_table = "worker_token"

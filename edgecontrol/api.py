@@ -1,0 +1,109 @@
+"""Which domain error is which HTTP status, in one place: every refusal answers {"code", "detail"}."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions, status
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from edgecontrol.hub import Busy
+from jobs_app.lifecycle import StaleAttempt
+from jobs_app.logs import LogFull, WrongOffset
+from workers_app.auth import BadToken
+from workers_app.errors import Refusal
+from workers_app.registry import InvalidName, NameTaken, OutdatedAgent, SessionReplaced, StillThere
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[Refusal], int] = {
+    BadToken: status.HTTP_401_UNAUTHORIZED,
+    InvalidName: status.HTTP_400_BAD_REQUEST,
+    NameTaken: status.HTTP_409_CONFLICT,
+    SessionReplaced: status.HTTP_409_CONFLICT,
+    OutdatedAgent: status.HTTP_426_UPGRADE_REQUIRED,
+    StillThere: status.HTTP_409_CONFLICT,
+    StaleAttempt: status.HTTP_409_CONFLICT,
+    WrongOffset: status.HTTP_409_CONFLICT,
+    LogFull: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    Busy: status.HTTP_503_SERVICE_UNAVAILABLE,
+}
+
+#: Codes of the framework's own errors.
+_CODES = {
+    status.HTTP_400_BAD_REQUEST: "invalid_request",
+    status.HTTP_401_UNAUTHORIZED: "not_authenticated",
+    status.HTTP_403_FORBIDDEN: "not_allowed",
+    status.HTTP_404_NOT_FOUND: "not_found",
+    status.HTTP_405_METHOD_NOT_ALLOWED: "method_not_allowed",
+    status.HTTP_413_REQUEST_ENTITY_TOO_LARGE: "too_large",
+    status.HTTP_415_UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
+    status.HTTP_429_TOO_MANY_REQUESTS: "too_many_requests",
+}
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's hook. None lets an unknown error become Django's 500, which is logged and answered by `server_error`."""
+    if isinstance(error, Refusal):
+        set_rollback()
+        code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), status.HTTP_409_CONFLICT)
+        headers = {"Retry-After": "5"} if code == status.HTTP_503_SERVICE_UNAVAILABLE else {}
+        if code == status.HTTP_401_UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        return Response({"code": error.code, "detail": error.detail, **error.extra}, status=code, headers=headers)
+    if isinstance(error, OperationalError | InterfaceError):
+        set_rollback()
+        log.warning("database away: %s", error)
+        return _unavailable()
+    if isinstance(error, Http404):
+        error = exceptions.NotFound()
+    elif isinstance(error, PermissionDenied):
+        error = exceptions.PermissionDenied()
+    if not isinstance(error, exceptions.APIException):
+        return None
+    set_rollback()
+    headers = {"Retry-After": str(int(wait))} if (wait := getattr(error, "wait", None)) else {}
+    if authenticate := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = authenticate
+    body = {"code": _CODES.get(error.status_code, "error"), "detail": sentence(error.detail)}
+    return Response(body, status=error.status_code, headers=headers)
+
+
+def _unavailable() -> Response:
+    body = {
+        "code": "unavailable",
+        "detail": "The control plane cannot reach its database; repeat the request.",
+    }
+    return Response(body, status=status.HTTP_503_SERVICE_UNAVAILABLE, headers={"Retry-After": "5"})
+
+
+def sentence(detail: Any) -> str:
+    """DRF's nested error details as one line: `queues: Not a valid list. jobs.0.attempt: This field is required.`"""
+    if isinstance(detail, dict):
+        return " ".join(f"{name}: {sentence(value)}" for name, value in detail.items())
+    if isinstance(detail, list):
+        return " ".join(sentence(value) for value in detail)
+    return str(detail)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> Any:
+    """An unknown address below /api/ answers like the API; any other one like a web page."""
+    if request.path.startswith("/api/"):
+        return JsonResponse({"code": "not_found", "detail": f"There is nothing at {request.path}."}, status=404)
+    from django.views.defaults import page_not_found
+
+    return page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> Any:
+    if request.path.startswith("/api/"):
+        detail = "The control plane failed on this request; its log has the reason."
+        return JsonResponse({"code": "server_error", "detail": detail}, status=500)
+    from django.views.defaults import server_error as page
+
+    return page(request)

@@ -1,0 +1,105 @@
+"""The periodic step: release what nobody confirmed, show who is silent, give up what is lost, delete what is old.
+
+Runs in every process of the control plane; each part is an UPDATE that carries its own predicate, so
+any number may run at once. Evidence before death: nothing is given up by silence unless the
+silence is known to be the worker's and not our own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection
+
+from jobs_app import lifecycle
+from workers_app import registry
+from workers_app.models import Worker
+from workers_app.states import Reported
+
+log = logging.getLogger(__name__)
+
+#: Silence beyond the patience: by then a cut-off task has stopped itself.
+LOST_MARGIN_SECONDS = 30
+#: Workers whose last word is older do not count as part of the fleet.
+FLEET_WINDOW = timedelta(hours=1)
+_ALARM_EVERY_SECONDS = 60.0
+
+
+class Housekeeper:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stop = threading.Event()
+        #: Since when the database has answered every step; None while it is away.
+        self._at_hand_since: float | None = None
+        self._alarmed_at = float("-inf")
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="housekeeper", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(settings.EDGECONTROL.housekeeping_seconds):
+            try:
+                self.step()
+            except (DatabaseError, InterfaceError) as error:
+                self._at_hand_since = None
+                log.warning("housekeeper: the database is away: %s", error)
+            except Exception:
+                log.exception("housekeeper: step failed")
+            finally:
+                connection.close()
+
+    def step(self) -> None:
+        """Do once what is due."""
+        ours = settings.EDGECONTROL
+        if released := lifecycle.release_unconfirmed(after_seconds=ours.release_after_seconds):
+            log.warning("released %d claims that were not confirmed within %d s", released, ours.release_after_seconds)
+        for name in registry.mark_silent(after_seconds=ours.silent_after_seconds):
+            log.warning("worker %s is silent", name)
+        if self._at_hand_since is None:
+            self._at_hand_since = self._clock()
+        if self._clock() - self._at_hand_since >= ours.outage_patience_seconds:
+            self._give_up_lost()
+        if deleted := lifecycle.purge(older_than_days=ours.retention_days):
+            log.info("deleted %d jobs older than %d days", deleted, ours.retention_days)
+
+    def _give_up_lost(self) -> None:
+        """Give up the jobs of workers that stayed silent while others were heard.
+
+        Silence is measured against the newest heartbeat of the whole fleet, not against the wall
+        clock: while no heartbeat at all is stored, time stands still.
+        """
+        ours = settings.EDGECONTROL
+        talkative = Worker.objects.exclude(reported=Reported.OFFLINE).values_list("pk", "last_heartbeat")
+        fleet = [(pk, heard) for pk, heard in talkative if heard is not None]
+        if not fleet:
+            return
+        newest = max(heard for _, heard in fleet)
+        limit = ours.outage_patience_seconds + LOST_MARGIN_SECONDS
+        if self._most_fell_silent(fleet=fleet, newest=newest):
+            return
+        given_up = [pk for pk, heard in fleet if newest - heard > timedelta(seconds=limit)]
+        if given_up and (lost := lifecycle.lose_silent(worker_ids=given_up, silent_seconds=limit)):
+            log.warning("gave up %d jobs of workers that were silent for more than %d s", lost, limit)
+
+    def _most_fell_silent(self, *, fleet: list[tuple[int, datetime]], newest: datetime) -> bool:
+        """More than half of the fleet at once is a fault of ours or of the network: raise an alarm, give up nothing."""
+        recent = [newest - heard for _, heard in fleet if newest - heard <= FLEET_WINDOW]
+        silent = sum(age > timedelta(seconds=settings.EDGECONTROL.silent_after_seconds) for age in recent)
+        if silent * 2 <= len(recent):
+            return False
+        if self._clock() - self._alarmed_at >= _ALARM_EVERY_SECONDS:
+            self._alarmed_at = self._clock()
+            log.error(
+                "%d of %d workers fell silent at once: nothing is given up; check the way to them",
+                silent,
+                len(recent),
+            )
+        return True

@@ -1,0 +1,226 @@
+"""One LISTEN connection per process that wakes parked long polls, and the bound on how many requests work at once.
+
+The hub hands out nothing: a woken poll looks at the queues itself, and every poll looks again
+after `RECHECK_SECONDS`, so a lost notification costs seconds and never a job.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+
+from jobs_app.notices import JOBS_CHANNEL
+from workers_app.errors import Refusal
+from workers_app.models import Worker
+from workers_app.notices import WORKER_CHANNEL
+
+log = logging.getLogger(__name__)
+
+RECHECK_SECONDS = 15.0
+_RECONNECT_SECONDS = 2.0
+#: Parked polls never take the last quarter of the threads, which the work itself needs.
+_PARKED_SHARE = 0.75
+#: A request that cannot start to work within this time is answered 503.
+_WORK_WAIT_SECONDS = 20.0
+
+
+class Busy(Refusal):
+    """The control plane has no room for this request just now; repeat it after the stated time."""
+
+    code = "busy"
+
+
+class Poll:
+    """A claim that may park: what would wake it."""
+
+    def __init__(self, hub: Hub, *, worker: Worker, free_slots: int) -> None:
+        self._hub = hub
+        queues = worker.effective_queues
+        self.worker_id = worker.pk
+        self.queues = None if queues is None else frozenset(queues)
+        self.team = worker.team_name
+        self.free_slots = free_slots
+        self.woken = threading.Event()
+
+    def serves(self, *, queue: str, team: str, slots: int) -> bool:
+        return self.free_slots >= slots and self.team == team and (self.queues is None or queue in self.queues)
+
+    def wait(self, seconds: float) -> bool:
+        """Park without a database connection; return False when the control plane is stopping.
+
+        Raises Busy when too many polls are parked already.
+        """
+        with self._hub.place(), outside():
+            self.woken.wait(min(seconds, RECHECK_SECONDS))
+            self.woken.clear()
+        return not self._hub.stopping
+
+
+class Hub:
+    """The parked polls of this process and the thread that wakes them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # In order of arrival: the longest waiting poll is woken first.
+        self._polls: dict[Poll, None] = {}
+        self._parked = 0
+        self._thread: threading.Thread | None = None
+        self.stopping = False
+
+    @contextmanager
+    def poll(self, *, worker: Worker, free_slots: int) -> Iterator[Poll]:
+        """Register a poll before it looks for the first time, so that nothing is missed in between."""
+        self._start()
+        poll = Poll(self, worker=worker, free_slots=free_slots)
+        with self._lock:
+            # The older poll of the same worker finds itself superseded.
+            for other in self._polls:
+                if other.worker_id == poll.worker_id:
+                    other.woken.set()
+            self._polls[poll] = None
+        try:
+            yield poll
+        finally:
+            with self._lock:
+                del self._polls[poll]
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Count one parked poll."""
+        with self._lock:
+            if self._parked >= int(settings.EDGECONTROL.threads * _PARKED_SHARE):
+                raise Busy
+            self._parked += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._parked -= 1
+
+    def stop(self) -> None:
+        """End every parked poll; safe in a signal handler, since it takes no lock."""
+        self.stopping = True
+        for poll in list(self._polls):
+            poll.woken.set()
+
+    def wake_for_jobs(self, *, queue: str, team: str, slots: int, count: int) -> None:
+        """Wake as many polls as there are jobs, longest waiting first."""
+        with self._lock:
+            for poll in list(self._polls):
+                if count <= 0:
+                    break
+                if not poll.woken.is_set() and poll.serves(queue=queue, team=team, slots=slots):
+                    # To the end of the line, so that the next notification finds others.
+                    self._polls[poll] = self._polls.pop(poll)
+                    poll.woken.set()
+                    count -= 1
+
+    def wake_worker(self, worker_id: int) -> None:
+        self._wake(lambda poll: poll.worker_id == worker_id)
+
+    def _wake(self, concerns: Callable[[Poll], bool]) -> None:
+        with self._lock:
+            for poll in self._polls:
+                if concerns(poll):
+                    poll.woken.set()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while not self.stopping:
+            try:
+                self._listen()
+            except psycopg.Error as error:
+                log.warning("hub: the database is away, parked polls re-check by themselves: %s", error)
+                time.sleep(_RECONNECT_SECONDS)
+
+    def _listen(self) -> None:
+        with psycopg.connect(**connection_parameters(), autocommit=True) as listener:
+            for channel in (JOBS_CHANNEL, WORKER_CHANNEL):
+                listener.execute(f"LISTEN {channel}")
+            # What was said while nobody listened is found by looking.
+            self._wake(lambda poll: True)
+            for notice in listener.notifies():
+                self.hear(notice.channel, notice.payload)
+
+    def hear(self, channel: str, payload: str) -> None:
+        """One notification. A payload that nobody understands wakes everybody: looking is always right."""
+        try:
+            said: dict[str, Any] = json.loads(payload)
+            if channel == WORKER_CHANNEL:
+                self.wake_worker(said["worker"])
+            else:
+                self.wake_for_jobs(queue=said["queue"], team=said["team"], slots=said["slots"], count=said["count"])
+        except (ValueError, KeyError, TypeError):
+            log.warning("hub: not understood on %s: %.200s", channel, payload)
+            self._wake(lambda poll: True)
+
+
+def connection_parameters() -> dict[str, Any]:
+    """The keyword arguments of a plain psycopg connection like Django's, outside its pool."""
+    parameters: dict[str, Any] = connection.get_connection_params()
+    for theirs in ("pool", "cursor_factory", "context", "prepare_threshold"):
+        parameters.pop(theirs, None)
+    return parameters | {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+
+
+_work = threading.BoundedSemaphore(settings.EDGECONTROL.database_pool)
+_mine = threading.local()
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Give the database connection and the place among the working requests back for a while."""
+    connection.close()
+    held = getattr(_mine, "working", False)
+    if held:
+        _work.release()
+    try:
+        yield
+    finally:
+        if held:
+            _work.acquire()
+
+
+class BoundedWork:
+    """Middleware: as many requests work at once as there are database connections; a burst queues instead of failing."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if not _work.acquire(timeout=_WORK_WAIT_SECONDS):
+            return busy_answer()
+        _mine.working = True
+        try:
+            return self._get_response(request)
+        finally:
+            _mine.working = False
+            connection.close()
+            _work.release()
+
+
+def busy_answer() -> HttpResponse:
+    """503 in the API's shape, from below the API."""
+    return JsonResponse(
+        {"code": Busy.code, "detail": Busy().detail},
+        status=503,
+        headers={"Retry-After": "5"},
+    )
+
+
+hub = Hub()

@@ -1,0 +1,367 @@
+"""The endpoints that agents call: register, heartbeat, claim, confirm, report, append to a log.
+
+Each is a few lines around `registry`, `lifecycle` and `logs`; nothing is decided here. Register and
+heartbeat stand here and not in `workers_app`, because both also compare what is held.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, cast
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import exceptions, serializers
+from rest_framework.parsers import BaseParser
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from jobs_app import lifecycle, logs
+from jobs_app.models import Job
+from jobs_app.states import JobState, ReportState
+from workers_app import registry
+from workers_app.auth import SESSION_HEADER, IsAgent, IsCurrentSession, WorkerTokenAuthentication
+from workers_app.models import Worker
+from workers_app.states import Reported, Requested
+
+#: What this control plane speaks; an agent with an older one is asked to update.
+PROTOCOL = 1
+
+_SESSION = OpenApiParameter(
+    SESSION_HEADER,
+    OpenApiTypes.UUID,
+    OpenApiParameter.HEADER,
+    required=True,
+    description="The agent process's own uuid.",
+)
+
+
+class Poll(Protocol):
+    def wait(self, seconds: float) -> bool: ...
+
+
+class Parking(Protocol):
+    """Where a claim waits; the project passes its hub in `urls.py`, since an app never imports the project."""
+
+    def poll(self, *, worker: Worker, free_slots: int) -> AbstractContextManager[Poll]: ...
+
+
+class AgentView(APIView):
+    authentication_classes = [WorkerTokenAuthentication]
+    permission_classes = [IsCurrentSession]
+
+    @staticmethod
+    def worker(request: Request) -> Worker:
+        """The caller, as read a moment ago when its token was checked."""
+        worker: Worker = request.user.worker  # type: ignore[union-attr]
+        return worker
+
+
+def checked(serializer: serializers.Serializer[Any]) -> dict[str, Any]:
+    serializer.is_valid(raise_exception=True)
+    data: dict[str, Any] = serializer.validated_data
+    return data
+
+
+class PairSerializer(serializers.Serializer[Any]):
+    """One hand-out of one job."""
+
+    id = serializers.UUIDField()
+    attempt = serializers.IntegerField(min_value=1)
+
+
+class GonePairSerializer(PairSerializer):
+    reason = serializers.CharField()
+
+
+class OrdersSerializer(serializers.Serializer[Any]):
+    """What the agent must know now."""
+
+    requested = serializers.ChoiceField(choices=[wish.value for wish in Requested])
+    comment = serializers.CharField(allow_blank=True)
+    queues = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    concurrency = serializers.IntegerField()
+    revision = serializers.IntegerField()
+    gone = GonePairSerializer(many=True, help_text="Listed by the agent and no longer its own: stop them, forget them.")
+
+
+def orders(worker: Worker, *, held: list[dict[str, Any]]) -> dict[str, Any]:
+    pairs = [(pair["id"], pair["attempt"]) for pair in held]
+    gone = lifecycle.not_held_any_more(worker_id=worker.pk, listed=pairs)
+    return {
+        "requested": worker.requested,
+        "comment": worker.requested_comment,
+        "queues": worker.effective_queues,
+        "concurrency": worker.effective_concurrency,
+        "revision": worker.revision,
+        "gone": [{"id": pk, "attempt": attempt, "reason": reason} for pk, attempt, reason in gone],
+    }
+
+
+class HealthSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=["ok"])
+    version = serializers.CharField()
+
+
+class HealthView(APIView):
+    """Whether the control plane can work: it answers only after asking its database. Open to everybody."""
+
+    authentication_classes = []
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses=HealthSerializer, auth=[])
+    def get(self, request: Request) -> Response:
+        Worker.objects.exists()
+        return Response({"status": "ok", "version": settings.SPECTACULAR_SETTINGS["VERSION"]})
+
+
+class RegisterSerializer(serializers.Serializer[Any]):
+    session = serializers.UUIDField()
+    boot_id = serializers.CharField(max_length=200)
+    name = serializers.CharField(allow_null=True, trim_whitespace=False, help_text="null keeps the token's.")
+    queues = serializers.ListField(
+        child=serializers.CharField(),
+        allow_null=True,
+        help_text="null: all that the worker is allowed; empty: none.",
+    )
+    concurrency = serializers.IntegerField(min_value=1, max_value=10_000)
+    agent_version = serializers.CharField(allow_blank=True)
+    airflow_version = serializers.CharField(allow_blank=True)
+    protocol = serializers.IntegerField()
+    sysinfo = serializers.DictField()
+    held = PairSerializer(
+        many=True, help_text="Jobs the agent can account for: alive, or finished with a result on disk."
+    )
+
+
+class RegisteredSerializer(OrdersSerializer):
+    name = serializers.CharField()
+    heartbeat_seconds = serializers.IntegerField()
+    claim_wait_seconds = serializers.IntegerField()
+    outage_patience_seconds = serializers.IntegerField()
+    execution_api_url = serializers.CharField(allow_blank=True)
+    log_chunk_bytes = serializers.IntegerField()
+    log_cap_bytes = serializers.IntegerField()
+    server_version = serializers.CharField()
+
+
+class RegisterView(AgentView):
+    """Begin a session. A newer session fences the older one; held jobs that a rebooted machine lost are given up."""
+
+    permission_classes = [IsAgent]
+
+    @extend_schema(request=RegisterSerializer, responses=RegisteredSerializer)
+    def post(self, request: Request) -> Response:
+        said = checked(RegisterSerializer(data=request.data))
+        held, protocol = said.pop("held"), said.pop("protocol")
+        if protocol < PROTOCOL:
+            raise registry.OutdatedAgent
+        worker = self.worker(request)
+        if registry.register(worker=worker, introduction=registry.Introduction(**said)):
+            lifecycle.lose_after_reboot(
+                worker_id=worker.pk, accounted_for=[(pair["id"], pair["attempt"]) for pair in held]
+            )
+        ours = settings.EDGECONTROL
+        return Response(
+            {
+                "name": worker.name,
+                "heartbeat_seconds": ours.heartbeat_seconds,
+                "claim_wait_seconds": ours.claim_wait_seconds,
+                "outage_patience_seconds": ours.outage_patience_seconds,
+                "execution_api_url": ours.execution_api_url,
+                "log_chunk_bytes": ours.log_chunk_bytes,
+                "log_cap_bytes": ours.log_cap_bytes,
+                "server_version": settings.SPECTACULAR_SETTINGS["VERSION"],
+                **orders(worker, held=held),
+            }
+        )
+
+
+class HeartbeatSerializer(serializers.Serializer[Any]):
+    reported = serializers.ChoiceField(choices=[word.value for word in Reported])
+    jobs_active = serializers.IntegerField(min_value=0)
+    concurrency = serializers.IntegerField(min_value=1, max_value=10_000)
+    queues = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    sysinfo = serializers.DictField(allow_null=True, help_text="null: unchanged.")
+    held = PairSerializer(many=True)
+
+
+class HeartbeatView(AgentView):
+    """Renew the lease of all that is held; the answer brings the orders and names what is no longer held."""
+
+    @extend_schema(request=HeartbeatSerializer, responses=OrdersSerializer, parameters=[_SESSION])
+    def post(self, request: Request) -> Response:
+        said = checked(HeartbeatSerializer(data=request.data))
+        worker = self.worker(request)
+        registry.heartbeat(
+            worker=worker,
+            reported=Reported(said["reported"]),
+            jobs_active=said["jobs_active"],
+            queues=said["queues"],
+            concurrency=said["concurrency"],
+            sysinfo=said["sysinfo"],
+        )
+        return Response(orders(worker, held=said["held"]))
+
+
+class ClaimSerializer(serializers.Serializer[Any]):
+    claim_id = serializers.UUIDField(
+        help_text="The agent's own id for this request; repeat it when the answer was lost."
+    )
+    free_slots = serializers.IntegerField(min_value=0)
+    wait = serializers.FloatField(min_value=0, help_text="Seconds to wait for a job; capped by claim_wait_seconds.")
+    revision = serializers.IntegerField(help_text="From the last orders.")
+
+
+class ClaimedJobSerializer(serializers.ModelSerializer[Job]):
+    workload = serializers.SerializerMethodField(help_text="What Airflow wants executed, with its token.")
+
+    class Meta:
+        model = Job
+        fields = ["id", "attempt", "kind", "queue", "slots", "log_path", "workload"]
+
+    def get_workload(self, job: Job) -> dict[str, Any]:
+        return {**job.workload, "token": job.token}
+
+
+class ClaimAnswerSerializer(serializers.Serializer[Any]):
+    jobs = ClaimedJobSerializer(many=True)
+    heartbeat_due = serializers.BooleanField(help_text="There are new orders; send a heartbeat at once.")
+
+
+class ClaimView(AgentView):
+    """Take as many jobs as fit, waiting up to `wait` seconds for the first one."""
+
+    parking: Parking | None = None
+
+    @extend_schema(request=ClaimSerializer, responses=ClaimAnswerSerializer, parameters=[_SESSION])
+    def post(self, request: Request) -> Response:
+        said = checked(ClaimSerializer(data=request.data))
+        worker = self.worker(request)
+        wait = min(said["wait"], settings.EDGECONTROL.claim_wait_seconds)
+        deadline = time.monotonic() + wait
+        look = {"worker": worker, **{name: said[name] for name in ("claim_id", "free_slots", "revision")}}
+        assert self.parking is not None  # noqa: S101 - urls.py passes it
+        with self.parking.poll(worker=worker, free_slots=said["free_slots"]) as poll:
+            claim = lifecycle.claim(**look, first=True)
+            while not (claim.jobs or claim.superseded or claim.heartbeat_due):
+                left = deadline - time.monotonic()
+                if left <= 0 or not poll.wait(left):
+                    break
+                claim = lifecycle.claim(**look, first=False)
+        return Response(ClaimAnswerSerializer({"jobs": claim.jobs, "heartbeat_due": claim.heartbeat_due}).data)
+
+
+class ConfirmSerializer(serializers.Serializer[Any]):
+    jobs = PairSerializer(many=True)
+
+
+class RefusedPairSerializer(PairSerializer):
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class ConfirmAnswerSerializer(serializers.Serializer[Any]):
+    confirmed = PairSerializer(many=True)
+    refused = RefusedPairSerializer(many=True)
+
+
+class ConfirmView(AgentView):
+    """Say which claimed jobs are safely stored on the machine. Only what is confirmed may start."""
+
+    @extend_schema(request=ConfirmSerializer, responses=ConfirmAnswerSerializer, parameters=[_SESSION])
+    def post(self, request: Request) -> Response:
+        pairs = [(pair["id"], pair["attempt"]) for pair in checked(ConfirmSerializer(data=request.data))["jobs"]]
+        confirmed = lifecycle.confirm(worker_id=self.worker(request).pk, pairs=pairs)
+        stale = lifecycle.StaleAttempt()
+        return Response(
+            {
+                "confirmed": [{"id": pk, "attempt": attempt} for pk, attempt in pairs if (pk, attempt) in confirmed],
+                "refused": [
+                    {"id": pk, "attempt": attempt, "code": stale.code, "detail": stale.detail}
+                    for pk, attempt in pairs
+                    if (pk, attempt) not in confirmed
+                ],
+            }
+        )
+
+
+class ReportSerializer(serializers.Serializer[Any]):
+    attempt = serializers.IntegerField(min_value=1)
+    state = serializers.ChoiceField(choices=[state.value for state in ReportState])
+    exit_code = serializers.IntegerField(allow_null=True, required=False)
+    airflow_outcome = serializers.CharField(
+        allow_blank=True,
+        required=False,
+        max_length=100,
+        help_text="The task's final state as Airflow accepted it.",
+    )
+    reason = serializers.CharField(allow_blank=True, required=False, max_length=4000)
+    log_size = serializers.IntegerField(min_value=0, required=False)
+    log_sha256 = serializers.RegexField(r"^([0-9a-f]{64})?$", required=False)
+
+
+class ReportAnswerSerializer(serializers.Serializer[Any]):
+    state = serializers.ChoiceField(choices=[state.value for state in JobState])
+
+
+class ReportView(AgentView):
+    """Say what became of a job. The same report twice is a success; one with an old attempt is refused."""
+
+    @extend_schema(request=ReportSerializer, responses=ReportAnswerSerializer, parameters=[_SESSION])
+    def post(self, request: Request, job_id: UUID) -> Response:
+        said = checked(ReportSerializer(data=request.data))
+        said["state"] = ReportState(said["state"])
+        state = lifecycle.report(worker_id=self.worker(request).pk, job_id=job_id, report=lifecycle.Report(**said))
+        return Response({"state": state})
+
+
+class RawBody(BaseParser):
+    """The request's bytes as they are, if they are not more than one chunk."""
+
+    media_type = "application/octet-stream"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        limit = settings.EDGECONTROL.log_chunk_bytes
+        data: bytes = stream.read(limit + 1)
+        if len(data) > limit:
+            error = exceptions.APIException(f"A log chunk has at most {limit} bytes here.")
+            error.status_code = 413
+            raise error
+        return data
+
+
+class AppendLogSerializer(serializers.Serializer[Any]):
+    size = serializers.IntegerField(help_text="Bytes of this log that the control plane has.")
+
+
+class AppendLogView(AgentView):
+    """Append bytes to the log of one attempt at `offset`. A repeated append changes nothing."""
+
+    parser_classes = [RawBody]
+
+    @extend_schema(
+        request={"application/octet-stream": OpenApiTypes.BINARY},
+        responses=AppendLogSerializer,
+        parameters=[_SESSION, OpenApiParameter("offset", OpenApiTypes.INT64, required=True)],
+    )
+    def post(self, request: Request, job_id: UUID, attempt: int) -> Response:
+        offset = request.query_params.get("offset", "")
+        if not (offset.isascii() and offset.isdigit() and len(offset) < 19):
+            raise exceptions.ValidationError({"offset": "The byte at which this chunk begins, in decimal digits."})
+        with transaction.atomic():
+            size = logs.append(
+                worker_id=self.worker(request).pk,
+                job_id=job_id,
+                attempt=attempt,
+                offset=int(offset),
+                data=cast(bytes, request.data),
+                cap_bytes=settings.EDGECONTROL.log_cap_bytes,
+            )
+        return Response({"size": size})

@@ -1,0 +1,294 @@
+"""The only writer of `Job.state` on the server: claim, confirm, report, release, lose, revoke, purge.
+
+Every transition is one UPDATE whose WHERE names the states it may come from and, where an agent
+asks, the attempt and the worker; zero rows is an answer. Times are the database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, models, transaction
+from django.db.models.functions import Now
+
+from jobs_app import notices, picking
+from jobs_app.models import Job
+from jobs_app.states import HELD, JobState, ReportState, sources
+from workers_app import notices as worker_notices
+from workers_app import registry
+from workers_app.errors import Refusal
+from workers_app.models import Worker
+from workers_app.states import Requested
+
+#: A job that was handed out this often without being confirmed is failed: something eats it.
+MAX_UNCONFIRMED_CLAIMS = 5
+#: A job whose start failed this often before it reached Airflow is failed with the last reason.
+MAX_ATTEMPTS = 20
+#: A running job that its own worker does not mention this often in a row is lost.
+MAX_MISSED_HEARTBEATS = 2
+
+Pair = tuple[UUID, int]
+
+
+class StaleAttempt(Refusal):
+    """This attempt is no longer this worker's: the job was lost, revoked or handed out again. Stop it and forget it."""
+
+    code = "stale_attempt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What one look at the queues brought."""
+
+    jobs: list[Job]
+    #: A newer claim of this worker exists; this one must end empty.
+    superseded: bool = False
+    #: The worker's revision differs from the one the agent knows.
+    heartbeat_due: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the holder of an attempt says became of it."""
+
+    attempt: int
+    state: ReportState
+    exit_code: int | None = None
+    airflow_outcome: str = ""
+    reason: str = ""
+    log_size: int = 0
+    log_sha256: str = ""
+
+
+def claim(*, worker: Worker, claim_id: UUID, free_slots: int, revision: int, first: bool) -> Claim:
+    """Hand this worker the jobs that fit, in order of priority and age; an empty claim is normal.
+
+    `first` is the arrival of the request: it makes `claim_id` the worker's newest and counts as a
+    heartbeat; later looks of the same parked request end when a newer one has come. The same
+    `claim_id` again gets every job that is still claimed under it, since its answer was lost.
+    Limits are enforced under the worker's row lock, so concurrent claims cannot exceed them.
+    """
+    with transaction.atomic():
+        if first:
+            repeated = worker.claim_id == claim_id
+            registry.touch(worker=worker, changes={"claim_id": claim_id})
+            worker.claim_id = claim_id
+        else:
+            repeated = False
+            seen = worker.session
+            worker.refresh_from_db(from_queryset=Worker.objects.select_for_update(no_key=True))
+            if worker.session != seen or worker.claim_id != claim_id:
+                return Claim(jobs=[], superseded=True)
+        if worker.revision != revision:
+            return Claim(jobs=[], heartbeat_due=True)
+        if repeated:
+            jobs = list(Job.objects.filter(worker=worker, state=JobState.CLAIMED, claim_id=claim_id))
+            if jobs:
+                return Claim(jobs=jobs)
+        if free_slots < 1 or worker.requested != Requested.ACTIVE:
+            return Claim(jobs=[])
+        picked = picking.pick(worker=worker, free_slots=free_slots)
+        return Claim(jobs=_hand_out(picked, worker_id=worker.pk, claim_id=claim_id) if picked else [])
+
+
+def _hand_out(job_ids: Sequence[UUID], *, worker_id: int, claim_id: UUID) -> list[Job]:
+    """Give these locked jobs a new attempt number and their holder."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE job SET state = 'claimed', attempt = attempt + 1, worker_id = %s, claim_id = %s,
+                   claimed_at = now(), started_at = NULL, missed_heartbeats = 0, log_size = 0, reason = ''
+             WHERE id = ANY (%s) AND state = 'queued' RETURNING *
+            """,
+            [worker_id, claim_id, list(job_ids)],
+        )
+        names = [column.name for column in cursor.description]
+        jobs = [Job.from_db("default", names, row) for row in cursor.fetchall()]
+    return sorted(jobs, key=lambda job: (-job.priority, job.queued_at))
+
+
+def confirm(*, worker_id: int, pairs: Sequence[Pair]) -> set[Pair]:
+    """Let this worker start these attempts; return those that are its own. Repeating is harmless."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE job SET state = 'running', started_at = coalesce(started_at, now()), missed_heartbeats = 0
+              FROM unnest(%s::uuid[], %s::int[]) AS pair (id, attempt)
+             WHERE job.id = pair.id AND job.attempt = pair.attempt
+               AND worker_id = %s AND state IN ('claimed', 'running')
+            RETURNING job.id, job.attempt
+            """,
+            [[job_id for job_id, _ in pairs], [attempt for _, attempt in pairs], worker_id],
+        )
+        return set(cursor.fetchall())
+
+
+def report(*, worker_id: int, job_id: UUID, report: Report) -> JobState:
+    """Record what the holder of this attempt says became of the job, and return the job's state.
+
+    Raises StaleAttempt when the job has since been lost, revoked or handed out
+    again: the agent must stop the process and forget the job.
+    """
+    mine = Job.objects.filter(pk=job_id, attempt=report.attempt, worker_id=worker_id)
+    if report.state is ReportState.NOT_STARTED:
+        return _not_started(mine=mine, job_id=job_id, report=report)
+    state = JobState(report.state)
+    written = mine.filter(state__in=sources(state)).update(
+        **_ending(state, report.reason),
+        exit_code=report.exit_code,
+        airflow_outcome=report.airflow_outcome,
+        log_final_size=report.log_size,
+        log_sha256=report.log_sha256,
+    )
+    # The state itself is accepted, so that a report whose answer was lost can be repeated.
+    if not written and not mine.filter(state=state).exists():
+        raise StaleAttempt
+    return state
+
+
+def _not_started(*, mine: models.QuerySet[Job], job_id: UUID, report: Report) -> JobState:
+    if mine.filter(state__in=HELD, attempt__gte=MAX_ATTEMPTS).update(
+        **_ending(JobState.FAILED, f"could not be started {MAX_ATTEMPTS} times; last: {report.reason}")
+    ):
+        return JobState.FAILED
+    released = _release(mine.filter(state__in=HELD), reason=report.reason)
+    # A repeated report finds the job back in the queue already.
+    if not released and not Job.objects.filter(pk=job_id, state=JobState.QUEUED, attempt=report.attempt).exists():
+        raise StaleAttempt
+    return JobState.QUEUED
+
+
+def release_unconfirmed(*, after_seconds: int) -> int:
+    """Put claims back that were not confirmed in time: nothing was started. Return how many.
+
+    A job that nobody ever confirms is failed after MAX_UNCONFIRMED_CLAIMS hand-outs.
+    """
+    stale = Job.objects.filter(state=JobState.CLAIMED, claimed_at__lt=Now() - timedelta(seconds=after_seconds))
+    failed = stale.filter(unconfirmed_claims__gte=MAX_UNCONFIRMED_CLAIMS - 1).update(
+        **_ending(JobState.FAILED, f"handed out {MAX_UNCONFIRMED_CLAIMS} times and never confirmed by a worker")
+    )
+    return failed + _release(
+        stale,
+        reason="a worker claimed it and did not confirm in time",
+        unconfirmed_claims=models.F("unconfirmed_claims") + 1,
+    )
+
+
+def _release(jobs: models.QuerySet[Job], *, reason: str, **changes: Any) -> int:
+    """Back to the queue, and wake whoever may take them."""
+    with transaction.atomic():
+        rows = list(jobs.select_for_update(no_key=True).values_list("pk", "queue", "team_name", "slots"))
+        if rows:
+            Job.objects.filter(pk__in=[row[0] for row in rows]).update(
+                state=JobState.QUEUED,
+                worker=None,
+                claim_id=None,
+                claimed_at=None,
+                started_at=None,
+                log_size=0,
+                reason=reason,
+                **changes,
+            )
+            notices.announce(row[1:] for row in rows)
+    return len(rows)
+
+
+def not_held_any_more(*, worker_id: int, listed: Collection[Pair]) -> list[tuple[UUID, int, str]]:
+    """Compare what a worker lists with what it holds; return (id, attempt, why) of each pair that is not its own.
+
+    The other way round, a running job that its own worker leaves out of MAX_MISSED_HEARTBEATS
+    heartbeats in a row is lost: its process is gone without a trace. One such heartbeat may just
+    have been written before the job was confirmed.
+    """
+    held = {
+        (pk, attempt): (state, missed)
+        for pk, attempt, state, missed in Job.objects.held_by(worker_id).values_list(
+            "pk", "attempt", "state", "missed_heartbeats"
+        )
+    }
+    running = {pair for pair, (state, _) in held.items() if state == JobState.RUNNING}
+    missing = running - set(listed)
+    if missing:
+        _count_missed(worker_id=worker_id, missing=missing)
+    recovered = [pk for pk, attempt in running & set(listed) if held[pk, attempt][1]]
+    if recovered:
+        Job.objects.filter(pk__in=recovered, worker_id=worker_id).update(missed_heartbeats=0)
+    gone = [pair for pair in listed if pair not in held]
+    why = {
+        pk: f"{state}: {reason}" if reason else state
+        for pk, state, reason in (
+            Job.objects.filter(pk__in=[pk for pk, _ in gone]).values_list("pk", "state", "reason") if gone else ()
+        )
+    }
+    return [(pk, attempt, why.get(pk, "unknown job")) for pk, attempt in gone]
+
+
+def _count_missed(*, worker_id: int, missing: set[Pair]) -> None:
+    jobs = Job.objects.filter(pk__in=[pk for pk, _ in missing], worker_id=worker_id, state=JobState.RUNNING)
+    jobs.update(missed_heartbeats=models.F("missed_heartbeats") + 1)
+    jobs.filter(missed_heartbeats__gte=MAX_MISSED_HEARTBEATS).update(
+        **_ending(JobState.LOST, "its worker no longer knows it")
+    )
+
+
+def lose_after_reboot(*, worker_id: int, accounted_for: Collection[Pair]) -> int:
+    """Give up what this worker held before its machine rebooted, except what it can still account for."""
+    kept = [pk for pk, _ in accounted_for]
+    held = Job.objects.held_by(worker_id).exclude(pk__in=kept)
+    with transaction.atomic():
+        # Confirmed or not: a claimed job was never started, so it goes back instead.
+        released = _release(held.filter(state=JobState.CLAIMED), reason="its worker rebooted before it started")
+        lost = held.filter(state=JobState.RUNNING).update(**_ending(JobState.LOST, "its machine rebooted"))
+    return released + lost
+
+
+def lose_silent(*, worker_ids: Sequence[int], silent_seconds: int) -> int:
+    """Give up the running jobs of these workers if they are still silent; return how many.
+
+    The caller has the evidence that the silence is theirs and not ours.
+    """
+    silent = Worker.objects.filter(pk__in=worker_ids, last_heartbeat__lt=Now() - timedelta(seconds=silent_seconds))
+    return Job.objects.filter(state=JobState.RUNNING, worker__in=silent).update(
+        **_ending(JobState.LOST, f"its worker was silent for more than {silent_seconds} s")
+    )
+
+
+def revoke(*, job_ids: Iterable[UUID], by: str, reason: str = "") -> int:
+    """Withdraw jobs: waiting ones at once, held ones by telling their worker to stop. Return how many were open."""
+    because = f"revoked by {by}" + (f": {reason}" if reason else "")
+    with transaction.atomic():
+        rows = list(
+            Job.objects.select_for_update(no_key=True)
+            .filter(pk__in=list(job_ids), state__in=sources(JobState.REVOKED))
+            .order_by("pk")
+            .values_list("pk", "worker_id")
+        )
+        Job.objects.filter(pk__in=[pk for pk, _ in rows]).update(**_ending(JobState.REVOKED, because))
+        worker_notices.announce(worker_id for _, worker_id in rows if worker_id is not None)
+    return len(rows)
+
+
+def purge(*, older_than_days: int, at_most: int = 1000) -> int:
+    """Delete finished jobs of which Airflow was told, with their logs; return how many. Bounded, so call it again.
+
+    A job that Airflow was never told of (its scheduler is gone for good) goes after twice the time.
+    """
+    age = Now() - timedelta(days=older_than_days)
+    doomed = (
+        Job.objects.final()
+        .filter(finished_at__lt=age)
+        .filter(models.Q(told_at__isnull=False) | models.Q(finished_at__lt=age - timedelta(days=older_than_days)))
+        .order_by("finished_at")
+        .values_list("pk", flat=True)[:at_most]
+    )
+    _, deleted = Job.objects.filter(pk__in=list(doomed)).delete()
+    return deleted.get("jobs_app.Job", 0)
+
+
+def _ending(state: JobState, reason: str) -> dict[str, Any]:
+    """The columns that every final state sets."""
+    return {"state": state, "finished_at": Now(), "token": None, "reason": reason}

@@ -1,0 +1,218 @@
+"""The only writer of Worker rows: create, register, heartbeat, wishes, silence, removal.
+
+Every change that the agent must hear goes through `notices.announce`. Jobs are not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import IntegrityError, models, transaction
+from django.db.models.functions import Coalesce, Now
+
+from workers_app import notices
+from workers_app.errors import Refusal
+from workers_app.models import Worker
+from workers_app.states import GONE, Reported, Requested, shown_state
+
+NAME_LENGTH = 253
+
+
+class NameTaken(Refusal):
+    """Another worker has this name; choose another one, or remove that worker first."""
+
+    code = "name_taken"
+
+
+class InvalidName(Refusal):
+    """A worker's name has 1 to 253 printable characters."""
+
+    code = "invalid_request"
+
+
+class SessionReplaced(Refusal):
+    """A newer agent with this identity has registered; this one must stop its jobs and exit."""
+
+    code = "session_replaced"
+
+
+class OutdatedAgent(Refusal):
+    """This agent speaks a protocol that the control plane no longer understands; install a newer agent."""
+
+    code = "outdated_agent"
+
+
+class StillThere(Refusal):
+    """Only a worker that is offline or silent, and holds no job, can be removed."""
+
+    code = "still_there"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Introduction:
+    """What an agent says of itself when it registers."""
+
+    session: UUID
+    boot_id: str
+    name: str | None = None
+    queues: list[str] | None = None
+    concurrency: int = 1
+    agent_version: str = ""
+    airflow_version: str = ""
+    sysinfo: dict[str, Any] = field(default_factory=dict)
+
+
+def create(*, name: str, allowed_queues: Sequence[str] | None = None, team_name: str = "") -> Worker:
+    """Make the row of a machine that has not called yet. Raises NameTaken or InvalidName."""
+    _check_name(name)
+    try:
+        with transaction.atomic():
+            return Worker.objects.create(
+                name=name,
+                allowed_queues=None if allowed_queues is None else list(allowed_queues),
+                team_name=team_name,
+            )
+    except IntegrityError as error:
+        raise NameTaken(f"A worker named {name!r} exists already; choose another name.") from error
+
+
+def register(*, worker: Worker, introduction: Introduction) -> bool:
+    """Begin a session of this worker, which fences every older one; return True when its machine has rebooted.
+
+    Updates `worker` in place. A shutdown wish ends here: a started agent is wanted. Raises NameTaken, InvalidName.
+    """
+    name = worker.name if introduction.name is None else introduction.name
+    _check_name(name)
+    try:
+        with transaction.atomic():
+            row = Worker.objects.select_for_update(no_key=True).get(pk=worker.pk)
+            rebooted = row.boot_id not in ("", introduction.boot_id)
+            requested = Requested.ACTIVE if row.requested == Requested.SHUTDOWN else Requested(row.requested)
+            Worker.objects.filter(pk=worker.pk).update(
+                name=name,
+                session=introduction.session,
+                boot_id=introduction.boot_id,
+                queues=introduction.queues,
+                concurrency=introduction.concurrency,
+                agent_version=introduction.agent_version,
+                airflow_version=introduction.airflow_version,
+                sysinfo=introduction.sysinfo,
+                requested=requested,
+                reported=Reported.STARTING,
+                state=shown_state(requested=requested, reported=Reported.STARTING, silent=False),
+                jobs_active=0,
+                first_online=Coalesce("first_online", Now()),
+                last_heartbeat=Now(),
+                claim_id=None,
+            )
+            # An older session's parked poll ends at once.
+            notices.announce([worker.pk])
+    except IntegrityError as error:
+        raise NameTaken(f"Another worker is named {name!r}; start the agent with another --name.") from error
+    worker.refresh_from_db()
+    return rebooted
+
+
+def heartbeat(
+    *,
+    worker: Worker,
+    reported: Reported,
+    jobs_active: int,
+    queues: list[str] | None,
+    concurrency: int,
+    sysinfo: dict[str, Any] | None,
+) -> None:
+    """Renew the lease of all that this worker holds, and store what it says. Updates `worker` in place.
+
+    Raises SessionReplaced when a newer session has begun since `worker` was read.
+    """
+    worker.reported, worker.jobs_active, worker.queues, worker.concurrency = (
+        reported,
+        jobs_active,
+        queues,
+        concurrency,
+    )
+    changes: dict[str, Any] = {"jobs_active": jobs_active, "queues": queues, "concurrency": concurrency}
+    if sysinfo is not None and sysinfo != worker.sysinfo:
+        changes["sysinfo"] = sysinfo
+    touch(worker=worker, changes=changes)
+
+
+def touch(*, worker: Worker, changes: dict[str, Any] | None = None) -> None:
+    """Note a sign of life. One UPDATE guarded by session and revision, so an operator's wish is never overwritten."""
+    for _ in range(5):
+        state = shown_state(requested=Requested(worker.requested), reported=Reported(worker.reported), silent=False)
+        updated = Worker.objects.filter(pk=worker.pk, session=worker.session, revision=worker.revision).update(
+            last_heartbeat=Now(), reported=worker.reported, state=state, **(changes or {})
+        )
+        if updated:
+            return
+        session = worker.session
+        fresh = Worker.objects.get(pk=worker.pk)
+        if fresh.session != session:
+            raise SessionReplaced
+        worker.revision, worker.requested, worker.requested_comment = (
+            fresh.revision,
+            fresh.requested,
+            fresh.requested_comment,
+        )
+        worker.concurrency_override, worker.allowed_queues = fresh.concurrency_override, fresh.allowed_queues
+    raise Refusal("This worker is being changed too often; try again.")
+
+
+def request(*, worker_ids: Sequence[int], wish: Requested, by: str, comment: str = "") -> int:
+    """Note what is wanted of these workers and wake their agents; return how many there are.
+
+    The last wish wins, whoever had it. A worker that already has it only gets the new comment.
+    """
+    with transaction.atomic():
+        rows = list(Worker.objects.select_for_update(no_key=True).filter(pk__in=worker_ids).order_by("pk"))
+        for row in rows:
+            silent = row.state in GONE and row.reported != Reported.OFFLINE
+            Worker.objects.filter(pk=row.pk).update(
+                requested=wish,
+                requested_by=by,
+                requested_at=Now(),
+                requested_comment=comment,
+                state=shown_state(requested=wish, reported=Reported(row.reported), silent=silent),
+            )
+        notices.announce(row.pk for row in rows)
+    return len(rows)
+
+
+def remove(*, worker: Worker) -> None:
+    """Delete a worker that is gone, with its tokens; its finished jobs stay. Raises StillThere."""
+    with transaction.atomic():
+        row = Worker.objects.select_for_update().get(pk=worker.pk)
+        if row.state not in GONE:
+            raise StillThere(f"{row.name} is {row.state}; only an offline or silent worker can be removed.")
+        try:
+            with transaction.atomic():
+                row.delete()
+        except IntegrityError as error:
+            # The database knows jobs; this app does not.
+            raise StillThere(f"{row.name} still holds jobs; revoke them first.") from error
+
+
+def mark_silent(*, after_seconds: int) -> list[str]:
+    """Show workers without a word for `after_seconds` as silent; return their names.
+
+    One UPDATE per pair of wish and report, so the rule stays in `states` and the fleet's size costs nothing.
+    """
+    candidates = Worker.objects.filter(last_heartbeat__lt=Now() - timedelta(seconds=after_seconds)).exclude(
+        models.Q(state__in=[state.value for state in GONE]) | models.Q(reported=Reported.OFFLINE)
+    )
+    names = list(candidates.values_list("name", flat=True))
+    for requested, reported in candidates.values_list("requested", "reported").distinct() if names else ():
+        state = shown_state(requested=Requested(requested), reported=Reported(reported), silent=True)
+        candidates.filter(requested=requested, reported=reported).update(state=state)
+    return names
+
+
+def _check_name(name: str) -> None:
+    if not 1 <= len(name) <= NAME_LENGTH or not name.isprintable() or name != name.strip():
+        raise InvalidName
