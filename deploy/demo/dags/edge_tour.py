@@ -1,8 +1,8 @@
 """A tour of what people run on edge machines, in one DAG.
 
-A plant's machine reads its sensors, sums them up and reports. Nothing in here knows EdgeControl: `queue` alone
-decides which machine runs a task, so a DAG moves to the edge by naming a queue. The Variable and the Connection
-it reads are `plant_limits` and `plant_gateway`.
+A machine in a plant reads its sensors, sums them up and reports. Nothing in here knows EdgeControl: `queue`
+alone decides which machine runs a task, so a DAG moves to the edge by naming a queue. It reads the Variable
+`plant_limits` and the Connection `plant_gateway`.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def edge_tour():
             raise ConnectionError(f"{settings['gateway']} did not answer")
         return f"answered at try {try_number}"
 
-    # A deferred task takes no slot while it waits: Airflow's triggerer watches the clock, then the task resumes.
+    # A deferred task holds no slot while it waits: the triggerer watches the clock, then the task resumes.
     wait_a_moment = DateTimeSensorAsync(
         task_id="wait_a_moment", target_time="{{ (ti.start_date + macros.timedelta(seconds=3)).isoformat() }}"
     )
