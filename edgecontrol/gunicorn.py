@@ -32,6 +32,7 @@ backlog = 2048
 proc_name = "edgecontrol"
 loglevel = _ours.log_level.lower()
 accesslog = None
+control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:

@@ -1,4 +1,4 @@
-"""One LISTEN connection per process that wakes parked long polls, and the bound on how many requests work at once.
+"""One LISTEN connection per process that wakes parked long polls, and the bound on requests that work at once.
 
 The hub hands out nothing: a woken poll looks at the queues itself, and every poll looks again
 after `RECHECK_SECONDS`, so a lost notification costs seconds and never a job.
@@ -197,7 +197,7 @@ def outside() -> Iterator[None]:
 
 
 class BoundedWork:
-    """Middleware: as many requests work at once as there are database connections; a burst queues instead of failing."""
+    """Middleware: as many requests work at once as there are database connections; a burst queues, it does not fail."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response

@@ -97,17 +97,14 @@ def claim(*, worker: Worker, claim_id: UUID, free_slots: int, revision: int, fir
 
 def _hand_out(job_ids: Sequence[UUID], *, worker_id: int, claim_id: UUID) -> list[Job]:
     """Give these locked jobs a new attempt number and their holder."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE job SET state = 'claimed', attempt = attempt + 1, worker_id = %s, claim_id = %s,
-                   claimed_at = now(), started_at = NULL, missed_heartbeats = 0, log_size = 0, reason = ''
-             WHERE id = ANY (%s) AND state = 'queued' RETURNING *
-            """,
-            [worker_id, claim_id, list(job_ids)],
-        )
-        names = [column.name for column in cursor.description]
-        jobs = [Job.from_db("default", names, row) for row in cursor.fetchall()]
+    jobs = Job.objects.raw(
+        """
+        UPDATE job SET state = 'claimed', attempt = attempt + 1, worker_id = %s, claim_id = %s,
+               claimed_at = now(), started_at = NULL, missed_heartbeats = 0, log_size = 0, reason = ''
+         WHERE id = ANY (%s) AND state = 'queued' RETURNING *
+        """,
+        [worker_id, claim_id, list(job_ids)],
+    )
     return sorted(jobs, key=lambda job: (-job.priority, job.queued_at))
 
 
