@@ -304,7 +304,7 @@ class ReportSerializer(serializers.Serializer[Any]):
     )
     reason = serializers.CharField(allow_blank=True, required=False, max_length=4000)
     log_size = serializers.IntegerField(min_value=0, required=False)
-    log_sha256 = serializers.RegexField(r"^([0-9a-f]{64})?$", required=False)
+    log_sha256 = serializers.RegexField(r"^[0-9a-f]{64}$", allow_blank=True, required=False)
 
 
 class ReportAnswerSerializer(serializers.Serializer[Any]):

@@ -201,7 +201,7 @@ class Demo:
                 "api-server",
                 [*airflow, "api-server", "--host=127.0.0.1", f"--port={of.airflow_port}"],
                 env=lambda: of.airflow,
-                after=("PostgreSQL",),  # most of its start is imports, which need no tables
+                after=(database,),
                 is_ready=lambda: "metadatabase" in self._airflow_health(),
             ),
             *(
