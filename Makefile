@@ -1,0 +1,56 @@
+# Every command a developer needs. `make help` lists them; each makes its own .venv when it is missing.
+
+PYTHON ?= python3
+export UV_PYTHON_DOWNLOADS = never
+BIN = .venv/bin
+READY = .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test test-unit accept lint format lock bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.txt pyproject.toml
+	@echo "setting up .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY) ## a real DAG on real Airflow through the control plane to a real agent (ONCE=1: run it, stop, exit)
+	@ONCE=$(ONCE) $(BIN)/python -m deploy.demo
+
+serve: $(READY) ## the control plane alone, on the embedded PostgreSQL unless EDGECONTROL_DATABASE_URL is set
+	@$(BIN)/python manage.py serve
+
+test: $(READY) ## all tests but those marked slow
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-unit: $(READY) ## the tests that need neither database nor network
+	@$(BIN)/python -m pytest tests/unit tests/test_architecture.py
+
+accept: $(READY) ## everything, with real Airflow runs
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## formatting, lint, types, migrations, API schema
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python manage.py makemigrations --check --dry-run
+	@$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
+
+format: $(READY) ## rewrite the code as lint wants it
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(READY) ## write requirements.txt anew from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header \
+		--upgrade pyproject.toml --output-file requirements.txt
+
+bench: $(READY) ## the figures of this machine
+	@$(BIN)/python benchmarks/dispatch.py
+
+clean: ## remove what the commands above made, .venv included
+	rm -rf .venv .demo .edgecontrol .mypy_cache .pytest_cache .ruff_cache *.egg-info
