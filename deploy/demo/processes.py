@@ -109,7 +109,7 @@ class Processes:
         first, *others = self.children
         _ask_to_stop(others)
         ours, firsts = _descendants(psutil.Process()), _descendants(psutil.Process(first.popen.pid))
-        _end(ours - firsts)
+        _end(ours - firsts, grace=0.5)
         _ask_to_stop([first])
         _end(_descendants(psutil.Process()))
         self.children.clear()
@@ -161,8 +161,8 @@ def _of_an_earlier_demo(mark: str, started: dict[int, float]) -> Iterable[psutil
                 yield process
 
 
-def _ask_to_stop(children: list[Child], seconds: float = 5.0) -> None:
-    for _ in range(2):
+def _ask_to_stop(children: list[Child]) -> None:
+    for seconds in (3.0, 2.0):
         asked = [child for child in children if child.popen.poll() is None]
         for child in asked:
             child.popen.send_signal(child.stop_signal)
@@ -179,7 +179,7 @@ def _descendants(process: psutil.Process) -> set[psutil.Process]:
         return set()
 
 
-def _end(processes: set[psutil.Process], grace: float = 3.0) -> None:
+def _end(processes: set[psutil.Process], grace: float = 4.0) -> None:
     _signal(processes, psutil.Process.terminate)
     _, alive = psutil.wait_procs(processes, timeout=grace)
     _signal(alive, psutil.Process.kill)
