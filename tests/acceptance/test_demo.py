@@ -1,0 +1,165 @@
+"""`make demo ONCE=1` for real: one run of the example DAG on an agent, then what everyone can see of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from deploy.demo.demo import DAG_ID, WORKER, Demo, Outcome
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(400)]
+
+#: (timestamp, level, event): what makes a line of a task's log.
+Line = tuple[datetime, str, str]
+#: (task, map index, try)
+Try = tuple[str, int, int]
+
+
+@dataclass
+class Run:
+    """All that was seen of one run, while it went on and after it."""
+
+    outcome: Outcome
+    airflow_log_folder: Path
+    agent_folder: Path
+    task_instances: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    chunks: dict[tuple[Any, int], bytes] = field(default_factory=dict)
+    #: What Airflow's REST API showed of tasks that were running, and of all tries in the end.
+    live_logs: list[tuple[Try, list[Line]]] = field(default_factory=list)
+    final_logs: dict[Try, list[Line]] = field(default_factory=dict)
+
+    def jobs_of(self, task_id: str) -> list[dict[str, Any]]:
+        return [job for job in self.jobs if job["task_id"] == task_id]
+
+    def stored_lines(self, one: Try) -> list[Line]:
+        """The lines the control plane has for a try: job after job, the agent's before the triggerer's."""
+        jobs = [job for job in self.jobs if (job["task_id"], job["map_index"], job["try_number"]) == one]
+        lines: list[Line] = []
+        for job in jobs:
+            for attempt in (job["attempt"], 0):
+                lines += parsed(self.chunks.get((job["id"], attempt), b""))
+        return without_equal_neighbours(lines)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    state_dir = tmp_path_factory.mktemp("demo")
+    live: list[tuple[Try, list[Line]]] = []
+    with Demo(state_dir) as demo:
+
+        def read_running_logs(run_id: str) -> None:
+            for ti in demo.airflow.task_instances(DAG_ID, run_id):
+                if ti["state"] == "running":
+                    live.append((try_of(ti), log_of(demo, run_id, try_of(ti))))
+
+        demo.start()
+        outcome = demo.run_example(watch=read_running_logs)
+        run = Run(outcome, demo.state_dir / "airflow" / "logs", demo.state_dir / "agent", live_logs=live)
+        run.task_instances = demo.airflow.task_instances(DAG_ID, outcome.run_id)
+        with psycopg.connect(demo.programs.databases["edgecontrol"], row_factory=dict_row) as connection:
+            run.jobs = connection.execute(
+                "SELECT * FROM edgecontrol.job WHERE run_id = %s ORDER BY queued_at, id", [outcome.run_id]
+            ).fetchall()
+            for row in connection.execute(
+                "SELECT job_id, attempt, string_agg(data, '' ORDER BY \"offset\") AS data"
+                " FROM edgecontrol.log_chunk GROUP BY job_id, attempt"
+            ):
+                run.chunks[row["job_id"], row["attempt"]] = bytes(row["data"])
+        for job in run.jobs:
+            one = (job["task_id"], job["map_index"], job["try_number"])
+            run.final_logs[one] = log_of(demo, outcome.run_id, one)
+        yield run
+
+
+def test_every_task_ends_in_the_right_state_in_airflow(run: Run) -> None:
+    ends = {(ti["task_id"], ti["map_index"]): ti["state"] for ti in run.task_instances}
+    skipped = {key for key, state in ends.items() if state == "skipped"}
+    assert skipped == {("report_alarm", -1)}
+    assert {state for key, state in ends.items() if key not in skipped} == {"success"}
+    assert sum(task_id == "read_sensor" for task_id, _ in ends) == 20
+    assert run.outcome.tasks == len(ends)
+    assert run.outcome.worker == WORKER
+
+
+def test_every_job_is_final_and_says_what_airflow_accepted(run: Run) -> None:
+    ran = {(ti["task_id"], ti["map_index"]) for ti in run.task_instances if ti["state"] == "success"}
+    assert {(job["task_id"], job["map_index"]) for job in run.jobs} == ran
+    for job in run.jobs:
+        assert job["state"] == ("failed" if job["airflow_outcome"] == "up_for_retry" else "success"), job
+        assert job["token"] is None
+        assert job["finished_at"] is not None
+
+
+def test_a_retried_task_has_a_job_for_each_try(run: Run) -> None:
+    jobs = run.jobs_of("call_gateway")
+    assert [(job["try_number"], job["airflow_outcome"]) for job in jobs] == [(1, "up_for_retry"), (2, "success")]
+
+
+def test_a_deferred_task_has_a_job_before_and_one_after_its_wait(run: Run) -> None:
+    jobs = run.jobs_of("wait_a_moment")
+    assert [(job["try_number"], job["airflow_outcome"]) for job in jobs] == [(1, "deferred"), (1, "success")]
+
+
+def test_all_other_tasks_have_one_job(run: Run) -> None:
+    others = [job for job in run.jobs if job["task_id"] not in ("call_gateway", "wait_a_moment")]
+    assert len({(job["task_id"], job["map_index"]) for job in others}) == len(others)
+
+
+def test_stored_logs_are_the_bytes_that_the_agent_had(run: Run) -> None:
+    for job in run.jobs:
+        stored = run.chunks[job["id"], job["attempt"]]
+        assert hashlib.sha256(stored).hexdigest() == job["log_sha256"], job
+        assert len(stored) == job["log_size"] == job["log_final_size"], job
+
+
+def test_airflow_shows_the_lines_of_finished_tasks_in_their_order(run: Run) -> None:
+    for one, shown in run.final_logs.items():
+        assert shown == run.stored_lines(one), one
+        assert shown, one
+
+
+def test_airflow_shows_the_lines_of_running_tasks_in_their_order(run: Run) -> None:
+    assert run.live_logs, "no task was seen running"
+    for one, shown in run.live_logs:
+        assert shown == run.stored_lines(one)[: len(shown)], one
+    assert any(shown for _, shown in run.live_logs)
+
+
+def test_airflow_keeps_no_task_log_of_its_own(run: Run) -> None:
+    files = [path for path in run.airflow_log_folder.rglob("dag_id=*/**/*") if path.is_file()]
+    assert files == []
+
+
+def try_of(ti: dict[str, Any]) -> Try:
+    return ti["task_id"], ti["map_index"], ti["try_number"]
+
+
+def log_of(demo: Demo, run_id: str, one: Try) -> list[Line]:
+    """What Airflow's REST API shows of a try now, without the heading that names the sources."""
+    task_id, map_index, try_number = one
+    content = demo.airflow.log(DAG_ID, run_id, task_id, try_number=try_number, map_index=map_index)
+    lines = [line for line in content if isinstance(line, dict) and line.get("timestamp")]
+    return without_equal_neighbours([line_of(line) for line in lines])
+
+
+def parsed(data: bytes) -> list[Line]:
+    return [line_of(json.loads(line)) for line in data.decode().splitlines()]
+
+
+def line_of(entry: dict[str, Any]) -> Line:
+    return datetime.fromisoformat(entry["timestamp"]), entry["level"], entry["event"]
+
+
+def without_equal_neighbours(lines: list[Line]) -> list[Line]:
+    return [line for line, _ in groupby(lines)]
