@@ -1,0 +1,166 @@
+"""How the bridge reaches PostgreSQL: which URL, which deadlines, and what an error means; no statement stands here.
+
+Every wait has an end, because callers are the scheduler's loop and the threads of Airflow's UI.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import namedtuple_row
+
+_Result = TypeVar("_Result")
+
+CONNECT_SECONDS = 2
+STATEMENT_SECONDS = 2
+#: Beyond the server's own limit: only a server that does not answer at all gets here.
+_SILENCE_SECONDS = STATEMENT_SECONDS + 1
+
+#: What makes one row unfit: its values, a constraint, or a size that PostgreSQL cannot store.
+_ROW_ERRORS = ("22", "23", "54")
+#: Missing schema, table or column, or no right to them: another version's database, or one not migrated yet.
+_SCHEMA_ERRORS = ("3F", "42")
+
+
+class StoreError(Exception):
+    """The statement had no effect, or it is unknown whether it had; the text is for people."""
+
+
+class StoreAway(StoreError):
+    """PostgreSQL cannot be reached, is too slow or refuses us. Try again later."""
+
+
+class StoreNotReady(StoreError):
+    """The database answers, but EdgeControl's tables are not there yet (`manage.py migrate`), or not for us."""
+
+
+class RowRefused(StoreError):
+    """PostgreSQL refuses a value of this statement and always will."""
+
+
+class DatabaseUrlMissing(StoreError):
+    """[edgecontrol] database_url is not set (environment: AIRFLOW__EDGECONTROL__DATABASE_URL)."""
+
+
+def libpq_url(url: str) -> str:
+    """The URL as libpq reads it: SQLAlchemy's driver name (`postgresql+psycopg://`) is taken out.
+
+    Raises StoreAway when it is not a PostgreSQL URL at all.
+    """
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator:
+        return url.strip()  # libpq's own `host=... dbname=...` form
+    if scheme.partition("+")[0] not in ("postgresql", "postgres"):
+        raise StoreAway(f"[edgecontrol] database_url must name a PostgreSQL database, not {scheme}://")
+    return f"postgresql://{rest}"
+
+
+def classify(error: psycopg.Error) -> StoreError:
+    """What a failure of the driver means for the caller."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    state = error.sqlstate or ""
+    if state.startswith(_SCHEMA_ERRORS):
+        return StoreNotReady(text)
+    # Without a state the driver itself refused a value, such as NUL in a text.
+    if state.startswith(_ROW_ERRORS) or (not state and isinstance(error, psycopg.DataError)):
+        return RowRefused(text)
+    return StoreAway(text)
+
+
+class _Connection(psycopg.Connection[Any]):
+    """Gives up on a server that is silent: a frozen one keeps its sockets open for ever."""
+
+    def wait(self, gen: Generator[Any, Any, _Result], *args: Any, **kwargs: Any) -> _Result:
+        return super().wait(_until(gen, time.monotonic() + _SILENCE_SECONDS), *args, **kwargs)
+
+
+def _until(gen: Generator[Any, Any, _Result], deadline: float) -> Generator[Any, Any, _Result]:
+    """The same generator, ending with an error at the deadline (psycopg resumes it every 0.1 s)."""
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline:
+                raise psycopg.OperationalError("no answer from PostgreSQL within the deadline")
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        result: _Result = end.value
+        return result
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    """A connection in autocommit mode whose every wait is bounded. Raises psycopg.Error."""
+    defaults: dict[str, Any] = {
+        "connect_timeout": CONNECT_SECONDS,
+        "tcp_user_timeout": 5000,
+        "keepalives_idle": 10,
+        "application_name": "edgecontrol-airflow",
+        "options": f"-c statement_timeout={STATEMENT_SECONDS}s",
+    }
+    # What the operator's URL says wins, but for the deadlines.
+    given = conninfo_to_dict(libpq_url(url))
+    given["options"] = " ".join(filter(None, [str(given.get("options", "")), str(defaults["options"])]))
+    # No server-side prepared statements: array sizes differ from call to call, and a pooler may stand between.
+    return _Connection.connect(
+        make_conninfo(**{**defaults, **given}), autocommit=True, prepare_threshold=None, row_factory=namedtuple_row
+    )
+
+
+class Connections:
+    """At most `limit` connections, made on first use, shared by any number of threads."""
+
+    def __init__(self, url: str, *, limit: int) -> None:
+        self._url = url
+        self._permits = threading.BoundedSemaphore(limit)
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._idle: list[psycopg.Connection[Any]] = []
+
+    @contextmanager
+    def borrow(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection for one statement. Raises a StoreError, whatever the driver raised."""
+        if not self._url:
+            raise DatabaseUrlMissing(DatabaseUrlMissing.__doc__)
+        if not self._permits.acquire(timeout=CONNECT_SECONDS):
+            raise StoreAway(f"all {self._limit} connections of this process are busy")
+        connection = None
+        try:
+            connection = self._take_idle() or connect(self._url)
+            yield connection
+            self._idle.append(connection)
+        except psycopg.Error as error:
+            trouble = classify(error)
+            if connection is not None and (isinstance(trouble, StoreAway) or connection.broken):
+                connection.close()
+            elif connection is not None:
+                self._idle.append(connection)
+            raise trouble from error
+        except BaseException:
+            if connection is not None:
+                connection.close()
+            raise
+        finally:
+            self._permits.release()
+
+    def close(self) -> None:
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
+
+    def _take_idle(self) -> psycopg.Connection[Any] | None:
+        with self._lock:
+            while self._idle:
+                connection = self._idle.pop()
+                # Nobody speaks on an idle connection but a server that ends it.
+                readable, _, _ = select.select([connection.fileno()], [], [], 0)
+                if not readable:
+                    return connection
+                connection.close()
+        return None

@@ -1,0 +1,371 @@
+"""EdgeControlExecutor: what Airflow's scheduler asks of an executor, answered from memory and a few bounded statements.
+
+No SQL stands here, and no exception of ours leaves it: the scheduler's loop has nothing around its executors.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, ParamSpec, TypeVar
+from uuid import UUID, uuid4
+
+from airflow.configuration import conf as airflow_conf
+from airflow.executors.base_executor import BaseExecutor
+from airflow.executors.workloads.base import BaseWorkloadSchema
+from airflow.models.callback import CallbackKey
+from airflow.utils.state import CallbackState, TaskInstanceState
+
+from airflow_bridge import config, outbox, queueing
+from airflow_bridge.database import StoreError
+from airflow_bridge.endings import Ending, Endings
+from airflow_bridge.ledger import Ledger, OpenJob
+from airflow_bridge.outage import Outage
+from airflow_bridge.states import FINAL, JobState
+from airflow_bridge.store import NewJob, Store
+from airflow_bridge.verdict import Verdict
+
+#: Rows in one statement.
+BATCH = 500
+#: Open jobs compared with the table once a second, so that all are within a minute (or at this pace).
+CHECK_LIMIT = 500
+CHECK_ROUND_SECONDS = 60
+#: Tokens minted in one second.
+RENEW_LIMIT = 100
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def contained(*, otherwise: Callable[[], Any]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """The one wall between our mistakes and the scheduler's loop: log, and answer `otherwise()`."""
+
+    def wall(method: Callable[_P, _R]) -> Callable[_P, _R]:
+        @functools.wraps(method)
+        def inside(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            try:
+                return method(*args, **kwargs)
+            except Exception:
+                executor: Any = args[0]
+                executor.log.exception("EdgeControl: %s failed", method.__name__)
+                return otherwise()
+
+        return inside
+
+    return wall
+
+
+def _nothing() -> None:
+    return None
+
+
+class EdgeControlExecutor(BaseExecutor):
+    """Hands Airflow's workloads to EdgeControl and tells Airflow how they ended.
+
+    `running` holds what a worker has (claimed or running). Jobs that wait are only in the ledger: they occupy none of
+    Airflow's slots, or one dead site would stop all of Airflow at [core] parallelism.
+    """
+
+    pre_assigns_external_executor_id: ClassVar[bool] = True
+    supports_callbacks = True
+    supports_multi_team = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Also made in processes that only read logs or print settings: nothing is opened here.
+        self.config = config.read(self.conf)
+        self.dispatcher = uuid4()
+        self._store = Store(self.config.database_url)
+        self._outage = Outage()
+        self._ledger = Ledger()
+        self._endings = Endings(self._store, self._ledger, patience=self.config.outage_patience)
+        self.running: set[Any] = set()
+        self._buffered_at: dict[Any, float] = {}
+        self._held: set[UUID] = set()
+        #: Jobs of dead schedulers that could not be taken over yet, with their task instances.
+        self._hand_over: dict[UUID, UUID] = {}
+        self._to_revoke: set[UUID] = set()
+        self._next_watch = float("-inf")
+
+    # What Airflow calls, in the order of a scheduler's life.
+
+    @contained(otherwise=_nothing)
+    def start(self) -> None:
+        """Called once, in a scheduler: from now on this instance is a dispatcher."""
+        self.dispatcher = uuid4()
+        self.log.info("EdgeControl: this scheduler is dispatcher %s", self.dispatcher)
+        if complaint := config.patience_complaint(self.config):
+            self.log.error("EdgeControl: %s", complaint)
+
+    def queue_workload(self, workload: Any, session: Any) -> None:
+        """Only buffer: this runs inside the scheduler's critical section."""
+        super().queue_workload(workload, session)
+        self._buffered_at[workload.key] = time.monotonic()
+
+    def trigger_tasks(self, open_slots: int) -> None:
+        """Write all that is buffered, whatever the slots: jobs that wait for a worker occupy none."""
+        super().trigger_tasks(len(self.queued_tasks) + len(self.queued_callbacks))
+
+    @contained(otherwise=_nothing)
+    def _process_workloads(self, workload_items: Sequence[Any]) -> None:
+        jobs = [job for workload in workload_items if (job := self._job_of(workload))]
+        for batch in outbox.batches(jobs, size=BATCH):
+            with self._reaching_store() as reachable:
+                if not reachable:
+                    return
+                self._write(batch)
+
+    @contained(otherwise=_nothing)
+    def sync(self) -> None:
+        """Tell Airflow of jobs that ended; once a second, compare what is believed with the table."""
+        with self._reaching_store() as reachable:
+            if not reachable:
+                return
+            self._endings.confirm()
+            for ending in self._endings.collect(dispatcher=self.dispatcher):
+                self._tell(ending)
+            if time.monotonic() >= self._next_watch:
+                self._next_watch = time.monotonic() + 1
+                self._watch()
+
+    @contained(otherwise=list)
+    def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
+        """Take over what a dead scheduler queued; return the task instances whose queueing never reached us.
+
+        With the database away all count as adopted, and `sync` repeats the hand-over.
+        """
+        mine = {job_id: ti for ti in tis if (job_id := queueing.parse_id(ti.external_executor_id))}
+        not_adopted = [ti for ti in tis if queueing.parse_id(ti.external_executor_id) is None]
+        # Noted first, so that nothing is forgotten whatever fails below.
+        self._hand_over.update({job_id: ti.id for job_id, ti in mine.items()})
+        with self._reaching_store() as reachable:
+            if reachable:
+                found = self._take_over(list(mine))
+                not_adopted += [ti for job_id, ti in mine.items() if job_id not in found]
+                for job_id in mine:
+                    del self._hand_over[job_id]
+        return not_adopted
+
+    def revoke_task(self, *, ti: Any) -> None:
+        """Called for task instances that are queued for long, which is no failure here: a site may be away overnight.
+
+        NotImplementedError makes Airflow leave them alone. Only one that has no job is given back to Airflow,
+        since nothing would ever start it.
+        """
+        if self.has_task(ti) or self._hand_over or self._outage.lasts:
+            raise NotImplementedError("EdgeControl keeps jobs until [edgecontrol] queue_wait_limit")
+        self.log.warning("EdgeControl: %s is queued but has no job; Airflow queues it again", ti)
+
+    @contained(otherwise=_nothing)
+    def end(self) -> None:
+        """The scheduler ends: write what is buffered, leave the rest to the next one. Work goes on at the edge."""
+        self.trigger_tasks(0)
+        with self._reaching_store() as reachable:
+            if reachable:
+                self._endings.confirm()
+        self._store.close()
+
+    @contained(otherwise=_nothing)
+    def terminate(self) -> None:
+        """The scheduler was told to stop at once; the next one adopts the jobs."""
+        self._store.close()
+
+    def get_task_log(self, ti: Any, try_number: int) -> tuple[list[str], list[str]]:
+        """Logs come from REMOTE_TASK_LOG; a message here keeps Airflow from probing port 8793 of the edge machine."""
+        return ["Live log from EdgeControl"], []
+
+    def has_task(self, task_instance: Any) -> bool:
+        """True while a job of this try is buffered, waits or runs."""
+        return task_instance.key in self._ledger or super().has_task(task_instance)
+
+    def change_state(self, key: Any, state: Any, info: Any = None, remove_running: bool = True) -> None:
+        """Emit an event. Airflow itself calls this too, for tasks that it gave up."""
+        super().change_state(key, state, info, remove_running)
+        if remove_running:
+            # While `has_task` is true Airflow takes the task for queued again, and drops the event.
+            self._ledger.forget_key(key)
+
+    def fail_connection_test(self, key: Any) -> None:
+        """Airflow's reaper gave up a connection test."""
+        super().fail_connection_test(key)
+        if job_id := self._ledger.newest(key):
+            self._to_revoke.add(job_id)
+            self._ledger.forget(job_id)
+
+    # Into the table.
+
+    def _job_of(self, workload: Any) -> NewJob | None:
+        """The row to write; None when there can be none, and then the workload has been failed."""
+        try:
+            return queueing.job_of(
+                workload,
+                job_id=queueing.assigned_id(workload) or self._assign_id(workload),
+                dispatcher=self.dispatcher,
+                team_name=self.team_name or "",
+                default_queue=airflow_conf.get("operators", "default_queue"),
+            )
+        except Exception as error:
+            self.log.exception("EdgeControl: cannot make a job of %s", workload.key)
+            self._unbuffer(workload.key)
+            self.fail(workload.key, f"EdgeControl could not make a job of it: {error}")
+            return None
+
+    def _assign_id(self, workload: Any) -> UUID:
+        """Give the queueing an id where Airflow gave none, and let Airflow store it."""
+        job_id = uuid4()
+        workload.ti.external_executor_id = str(job_id)
+        self.change_state(workload.key, TaskInstanceState.QUEUED, str(job_id), remove_running=False)
+        return job_id
+
+    def _write(self, jobs: Sequence[NewJob]) -> None:
+        result = outbox.Result()
+        try:
+            outbox.write(self._store, jobs, waited=self._waited, result=result)
+        finally:
+            for job in result.stored:
+                key = queueing.key_of(job)
+                self._unbuffer(key)
+                self._open(job_id=job.id, key=key, airflow_id=job.airflow_id, renew_in=self._token_seconds / 3)
+            for job in result.id_taken:
+                self._assign_id(self.queued_tasks[queueing.key_of(job)])
+            for job, reason in result.refused:
+                self._isolate(job, reason)
+
+    def _isolate(self, job: NewJob, reason: str) -> None:
+        key = queueing.key_of(job)
+        self.log.error("EdgeControl: PostgreSQL refuses the job of %s: %s", key, reason)
+        self._unbuffer(key)
+        self._endings.add(
+            job_id=job.id,
+            kind=job.kind,
+            airflow_id=job.airflow_id,
+            state=JobState.FAILED,
+            reason=f"EdgeControl could not store it: {reason}",
+        )
+
+    def _unbuffer(self, key: Any) -> None:
+        for buffer in (self.queued_tasks, self.queued_callbacks, self.queued_connection_tests, self._buffered_at):
+            buffer.pop(key, None)
+
+    def _waited(self, job: NewJob) -> float:
+        return time.monotonic() - self._buffered_at.get(queueing.key_of(job), float("-inf"))
+
+    # Out of the table.
+
+    def _tell(self, ending: Ending) -> None:
+        if ending.verdict is Verdict.SUCCESS:
+            self.success(ending.key)
+        elif ending.verdict is Verdict.FAILURE:
+            reason = ending.reason or f"the job {ending.job_id} ended as {ending.state}"
+            self.fail(ending.key, reason)
+            if ending.state != JobState.FAILED:
+                self.log_task_event(event=f"edgecontrol {ending.state}", extra=reason, ti_key=ending.key)
+        self._ledger.forget(ending.job_id)
+        if ending.key not in self._ledger:
+            self.running.discard(ending.key)
+
+    def _watch(self) -> None:
+        """What needs no hurry: once a second."""
+        self._watch_held()
+        self._take_over_late()
+        if self._to_revoke:
+            self._store.revoke(list(self._to_revoke), reason="Airflow gave it up")
+            self._to_revoke.clear()
+        self._check_open_jobs()
+        self._renew_tokens()
+
+    def _watch_held(self) -> None:
+        before, self._held = self._held, self._store.held(dispatcher=self.dispatcher)
+        keys = self._ledger.keys_of(self._held)
+        for key in keys - self.running:
+            if isinstance(key, CallbackKey):
+                self.event_buffer.setdefault(key, (CallbackState.RUNNING, None))
+        self.running = keys
+        for job_id in before - self._held:
+            # Released: its token may have grown old at the worker.
+            self._ledger.renew(job_id, at=time.monotonic())
+
+    def _check_open_jobs(self) -> None:
+        """Compare a slice of what is believed open with the table, which is right."""
+        ids = self._ledger.next_to_check(seconds_per_round=CHECK_ROUND_SECONDS, limit=CHECK_LIMIT)
+        if not ids:
+            return
+        standings = {standing.id: standing for standing in self._store.standing(ids)}
+        for job_id in ids:
+            job, standing = self._ledger.get(job_id), standings.get(job_id)
+            if job and standing is None:
+                self._endings.add(
+                    job_id=job_id, airflow_id=job.airflow_id, state=JobState.LOST, reason="its job was deleted"
+                )
+                self._ledger.forget(job_id)
+            elif standing and standing.dispatcher != self.dispatcher:
+                self._ledger.forget(job_id)  # adopted by another scheduler, which took us for dead
+        limit = self.config.queue_wait_limit
+        if late := [s.id for s in standings.values() if s.state == JobState.QUEUED and s.age > limit]:
+            self._store.expire(late, limit_seconds=limit)
+
+    def _renew_tokens(self) -> None:
+        """Mint tokens of waiting jobs anew: Airflow's own last for [scheduler] task_queued_timeout only."""
+        now = time.monotonic()
+        due = self._ledger.due_for_renewal(now=now, limit=RENEW_LIMIT)
+        for job in due:
+            self._ledger.renew(job.id, at=now + self._token_seconds / 3)
+        waiting = [job for job in due if job.id not in self._held]
+        if waiting:
+            mint = functools.partial(BaseWorkloadSchema.generate_token, generator=self.jwt_generator)
+            self._store.renew_tokens({job.id: mint(str(job.airflow_id)) for job in waiting})
+
+    # Adoption.
+
+    def _take_over(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Make these jobs ours; return those that exist."""
+        if not ids:
+            return set()
+        rows = self._store.adopt(ids, dispatcher=self.dispatcher)
+        for row in rows:
+            if row.state not in FINAL:
+                self._open(job_id=row.id, key=queueing.key_of(row), airflow_id=row.airflow_id, renew_in=0)
+        return {row.id for row in rows}
+
+    def _take_over_late(self) -> None:
+        """Repeat what failed while the database was away.
+
+        What was never stored has to fail, since Airflow counts it as ours by now.
+        """
+        if not self._hand_over:
+            return
+        found = self._take_over(list(self._hand_over))
+        for job_id, airflow_id in self._hand_over.items():
+            if job_id not in found:
+                reason = "the scheduler that queued it died before EdgeControl had it"
+                self._endings.add(job_id=job_id, airflow_id=airflow_id, state=JobState.LOST, reason=reason)
+        self._hand_over.clear()
+
+    def _open(self, *, job_id: UUID, key: Any, airflow_id: UUID, renew_in: float) -> None:
+        self._ledger.add(OpenJob(id=job_id, key=key, airflow_id=airflow_id), renew_at=time.monotonic() + renew_in)
+
+    @functools.cached_property
+    def _token_seconds(self) -> float:
+        """For how long a token that Airflow mints for a queued workload is accepted."""
+        return float(airflow_conf.getfloat("scheduler", "task_queued_timeout"))
+
+    @contextmanager
+    def _reaching_store(self) -> Iterator[bool]:
+        """Around all that needs the database: False while it is left alone; a failure starts or prolongs that pause."""
+        if not self._outage.may_try():
+            yield False
+            return
+        try:
+            yield True
+        except StoreError as error:
+            if self._outage.failed():
+                self.log.error(
+                    "EdgeControl: the job table cannot be reached (%s workloads are kept): %s",
+                    len(self._buffered_at),
+                    error,
+                )
+        else:
+            if self._outage.over():
+                self.log.info("EdgeControl: the job table can be reached again")

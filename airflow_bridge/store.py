@@ -1,0 +1,272 @@
+"""Every statement the bridge sends to the tables it shares with the control plane: one method, one statement.
+
+Nothing here knows Airflow. The state words are those of `states.JobState`; times are the database's. Each method
+raises a StoreError and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, LiteralString
+from uuid import UUID
+
+from airflow_bridge.database import Connections
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewJob:
+    """One queueing of one workload, as it is inserted."""
+
+    id: UUID
+    kind: str
+    airflow_id: UUID
+    workload: Mapping[str, Any]
+    token: str
+    queue: str
+    slots: int
+    priority: int
+    team_name: str
+    dispatcher: UUID
+    dag_id: str = ""
+    task_id: str = ""
+    run_id: str = ""
+    map_index: int = -1
+    try_number: int = 0
+    log_path: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRow:
+    """What the executor needs to know of a stored job."""
+
+    id: UUID
+    kind: str
+    airflow_id: UUID
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    try_number: int
+    state: str
+    airflow_outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Where a job stands that the executor believes to be open."""
+
+    id: UUID
+    state: str
+    dispatcher: UUID | None
+    #: Seconds since it was queued.
+    age: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogPart:
+    """The log of one attempt of one job, and what people should know about it."""
+
+    job_id: UUID
+    attempt: int
+    state: str
+    reason: str
+    worker: str
+    has_log: bool
+
+
+# A new job for a task instance takes the place of an older open one, in the same statement: Airflow queues a task
+# instance again only when it has given up the earlier queueing. The holder of a revoked job hears of it at once.
+_ENQUEUE = """
+WITH batch AS (
+    SELECT * FROM jsonb_to_recordset(%(batch)s::jsonb) AS job (
+        id uuid, kind text, airflow_id uuid, workload jsonb, token text, queue text, slots int, priority int,
+        team_name text, dispatcher uuid, dag_id text, task_id text, run_id text, map_index int, try_number int,
+        log_path text)
+), queues AS (
+    INSERT INTO edgecontrol.queue (name) SELECT DISTINCT queue FROM batch ORDER BY queue ON CONFLICT DO NOTHING
+), inserted AS (
+    INSERT INTO edgecontrol.job (id, kind, airflow_id, workload, token, queue, slots, priority, team_name,
+        dispatcher, dag_id, task_id, run_id, map_index, try_number, log_path)
+    SELECT id, kind, airflow_id, workload, token, queue, slots, priority, team_name,
+        dispatcher, dag_id, task_id, run_id, map_index, try_number, log_path
+    FROM batch ON CONFLICT (id) DO NOTHING
+    RETURNING id, airflow_id, queue, team_name, slots
+), superseded AS (
+    UPDATE edgecontrol.job AS older
+    SET state = 'revoked', finished_at = now(), token = NULL, reason = 'superseded by job ' || inserted.id
+    FROM inserted
+    WHERE older.airflow_id = inserted.airflow_id AND older.id <> inserted.id
+        AND older.state IN ('queued', 'claimed', 'running')
+    RETURNING older.worker_id
+), bumped AS (
+    UPDATE edgecontrol.worker SET revision = revision + 1
+    WHERE id IN (SELECT worker_id FROM superseded) RETURNING id
+), told_workers AS (
+    SELECT count(pg_notify('edgecontrol_worker', json_build_object('worker', id)::text)) AS told FROM bumped
+), told_jobs AS (
+    SELECT count(pg_notify('edgecontrol_jobs', json_build_object(
+        'queue', queue, 'team', team_name, 'slots', slots, 'count', jobs)::text)) AS told
+    FROM (SELECT queue, team_name, slots, count(*) AS jobs FROM inserted GROUP BY 1, 2, 3) AS groups
+)
+SELECT id FROM inserted WHERE (SELECT told FROM told_workers) >= 0 AND (SELECT told FROM told_jobs) >= 0
+"""
+
+_REVOKE = """
+WITH revoked AS (
+    UPDATE edgecontrol.job SET state = 'revoked', finished_at = now(), token = NULL, reason = %(reason)s
+    WHERE id = ANY(%(ids)s)
+        AND state IN ('queued', 'claimed', 'running')
+    RETURNING id, worker_id
+), bumped AS (
+    UPDATE edgecontrol.worker SET revision = revision + 1
+    WHERE id IN (SELECT worker_id FROM revoked) RETURNING id
+), told_workers AS (
+    SELECT count(pg_notify('edgecontrol_worker', json_build_object('worker', id)::text)) AS told FROM bumped
+)
+SELECT id FROM revoked WHERE (SELECT told FROM told_workers) >= 0
+"""
+
+# The index job_untold serves this: its size is what is untold, not what is stored.
+_UNTOLD = """
+SELECT id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason
+FROM edgecontrol.job
+WHERE dispatcher = %(dispatcher)s AND told_at IS NULL
+    AND state IN ('failed', 'lost', 'refused', 'revoked', 'success')
+    AND NOT id = ANY(%(besides)s)
+LIMIT %(limit)s
+"""
+
+_HELD = """
+SELECT array_agg(id) AS ids FROM edgecontrol.job
+WHERE state IN ('claimed', 'running') AND dispatcher = %(dispatcher)s
+"""
+
+# Told ones are adopted too, and told again: Airflow offers only task instances that are not finished.
+_ADOPT = """
+UPDATE edgecontrol.job SET dispatcher = %(dispatcher)s, told_at = NULL WHERE id = ANY(%(ids)s)
+RETURNING id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason
+"""
+
+_EXPIRE = """
+UPDATE edgecontrol.job SET state = 'failed', finished_at = now(), token = NULL,
+    reason = format('no worker took it within %%s s: queue %%s %%s', %(limit)s::int, quote_literal(queue),
+        CASE WHEN (SELECT paused FROM edgecontrol.queue WHERE name = job.queue) THEN 'is paused'
+             ELSE 'has no free worker that may take it' END)
+WHERE id = ANY(%(ids)s) AND state = 'queued' AND queued_at < now() - make_interval(secs => %(limit)s)
+RETURNING id
+"""
+
+_RENEW = """
+UPDATE edgecontrol.job SET token = fresh.token
+FROM unnest(%(ids)s::uuid[], %(tokens)s::text[]) AS fresh (id, token)
+WHERE job.id = fresh.id AND job.state = 'queued'
+RETURNING job.id
+"""
+
+_LOG_PARTS = """
+SELECT job.id AS job_id, attempt.number AS attempt, job.state, job.reason, coalesce(worker.name, '') AS worker,
+    chunk.found IS NOT NULL AS has_log
+FROM edgecontrol.job
+LEFT JOIN edgecontrol.worker ON worker.id = job.worker_id
+CROSS JOIN generate_series(0, job.attempt) AS attempt (number)
+LEFT JOIN LATERAL (
+    SELECT true AS found FROM edgecontrol.log_chunk
+    WHERE log_chunk.job_id = job.id AND log_chunk.attempt = attempt.number LIMIT 1
+) AS chunk ON true
+WHERE job.log_path = %(log_path)s AND (chunk.found OR attempt.number = job.attempt)
+ORDER BY job.queued_at, job.id, attempt.number
+"""
+
+# Offsets are byte positions without gaps, so a range of offsets is a bounded number of bytes.
+_LOG_PAGE = """
+SELECT "offset", data FROM edgecontrol.log_chunk
+WHERE job_id = %(job_id)s AND attempt = %(attempt)s AND "offset" >= %(start)s AND "offset" < %(end)s
+ORDER BY "offset"
+"""
+
+_ADD_LOG = """
+INSERT INTO edgecontrol.log_chunk (job_id, attempt, "offset", data)
+SELECT job.id, 0, coalesce(stored.size, 0), %(data)s
+FROM (SELECT id FROM edgecontrol.job WHERE log_path = %(log_path)s ORDER BY queued_at DESC LIMIT 1) AS job
+LEFT JOIN LATERAL (
+    SELECT "offset" + octet_length(data) AS size FROM edgecontrol.log_chunk
+    WHERE job_id = job.id AND attempt = 0 ORDER BY "offset" DESC LIMIT 1
+) AS stored ON true
+RETURNING job_id
+"""
+
+
+class Store:
+    """EdgeControl's tables, for one process."""
+
+    def __init__(self, url: str, *, connections: int = 1) -> None:
+        self._connections = Connections(url, limit=connections)
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def enqueue(self, jobs: Sequence[NewJob]) -> set[UUID]:
+        """Insert what is not there yet; return the ids that were inserted by this call.
+
+        A batch whose COMMIT was not answered may be written again. Raises RowRefused when any of the rows is
+        unfit; none is written then.
+        """
+        batch = json.dumps([asdict(job) for job in jobs], default=str)
+        return {row.id for row in self._run(_ENQUEUE, batch=batch)}
+
+    def revoke(self, ids: Sequence[UUID], *, reason: str) -> set[UUID]:
+        """Withdraw those of the jobs that are still open; return their ids."""
+        return {row.id for row in self._run(_REVOKE, ids=list(ids), reason=reason)}
+
+    def untold(self, *, dispatcher: UUID, besides: Iterable[UUID], limit: int) -> list[JobRow]:
+        """Final jobs of this dispatcher that Airflow does not know of yet."""
+        rows = self._run(_UNTOLD, dispatcher=dispatcher, besides=list(besides), limit=limit)
+        return [JobRow(**row._asdict()) for row in rows]
+
+    def mark_told(self, ids: Sequence[UUID]) -> None:
+        """Airflow knows how these ended."""
+        self._run("UPDATE edgecontrol.job SET told_at = now() WHERE id = ANY(%(ids)s) RETURNING id", ids=list(ids))
+
+    def held(self, *, dispatcher: UUID) -> set[UUID]:
+        """This dispatcher's jobs that a worker has now. Costs as much as the fleet holds."""
+        return set(self._run(_HELD, dispatcher=dispatcher)[0].ids or ())
+
+    def standing(self, ids: Sequence[UUID]) -> list[Standing]:
+        """Where these jobs stand; a job that is missing from the answer has been deleted."""
+        query = """
+            SELECT id, state, dispatcher, extract(epoch FROM now() - queued_at)::float8 AS age
+            FROM edgecontrol.job WHERE id = ANY(%(ids)s)"""
+        return [Standing(**row._asdict()) for row in self._run(query, ids=list(ids))]
+
+    def adopt(self, ids: Sequence[UUID], *, dispatcher: UUID) -> list[JobRow]:
+        """Take over a dead dispatcher's jobs; ids that are missing from the answer were never stored."""
+        return [JobRow(**row._asdict()) for row in self._run(_ADOPT, ids=list(ids), dispatcher=dispatcher)]
+
+    def expire(self, ids: Sequence[UUID], *, limit_seconds: int) -> set[UUID]:
+        """Fail those of the jobs that have waited longer than the limit, saying why nobody took them."""
+        return {row.id for row in self._run(_EXPIRE, ids=list(ids), limit=limit_seconds)}
+
+    def renew_tokens(self, tokens: Mapping[UUID, str]) -> set[UUID]:
+        """Give jobs that still wait a fresh token; return those that did."""
+        rows = self._run(_RENEW, ids=list(tokens.keys()), tokens=list(tokens.values()))
+        return {row.id for row in rows}
+
+    def log_parts(self, log_path: str) -> list[LogPart]:
+        """Whose logs make up this path, oldest first: one part per attempt with a log, and every newest attempt."""
+        return [LogPart(**row._asdict()) for row in self._run(_LOG_PARTS, log_path=log_path)]
+
+    def log_page(self, *, job_id: UUID, attempt: int, start: int, size: int) -> list[tuple[int, bytes]]:
+        """Chunks (offset, bytes) that begin within `size` bytes from `start`."""
+        rows = self._run(_LOG_PAGE, job_id=job_id, attempt=attempt, start=start, end=start + size)
+        return [(row.offset, bytes(row.data)) for row in rows]
+
+    def add_log(self, *, log_path: str, data: bytes) -> bool:
+        """Append to what Airflow's own side wrote for the newest job of this path; False when there is none."""
+        return bool(self._run(_ADD_LOG, log_path=log_path, data=data))
+
+    def _run(self, query: LiteralString, **values: Any) -> list[Any]:
+        with self._connections.borrow() as connection:
+            return connection.execute(query, values, binary=True).fetchall()

@@ -1,0 +1,58 @@
+"""What Airflow itself says of task instances: one query in a session of its own, for jobs that ended in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import UUID
+
+from airflow._shared.timezones import timezone
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstancekey import TaskInstanceKey
+from airflow.utils.session import create_session
+from sqlalchemy import select
+
+from airflow_bridge.queueing import parse_id
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskInstanceNow:
+    """A task instance as Airflow has it now."""
+
+    key: TaskInstanceKey
+    state: str | None
+    #: The newest queueing: a different one means that Airflow has moved on from the job in hand.
+    job_id: UUID | None
+    #: Seconds since the task last spoke to Airflow; None when it never did.
+    silence: float | None
+
+
+def look_up(ids: Collection[UUID]) -> dict[UUID, TaskInstanceNow]:
+    """These task instances by id. A retried, cleared or deleted one is missing: its id is gone."""
+    if not ids:
+        return {}
+    ti = TaskInstance
+    query = select(
+        ti.id,
+        ti.dag_id,
+        ti.task_id,
+        ti.run_id,
+        ti.try_number,
+        ti.map_index,
+        ti.state,
+        ti.external_executor_id,
+        ti.last_heartbeat_at,
+    ).where(ti.id.in_(ids))
+    # Not the scoped session: the scheduler's loop has rows locked and pending in that one.
+    with create_session(scoped=False) as session:
+        rows = session.execute(query).all()
+    now = timezone.utcnow()
+    return {
+        UUID(str(row.id)): TaskInstanceNow(
+            key=TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index),
+            state=row.state,
+            job_id=parse_id(row.external_executor_id),
+            silence=(now - row.last_heartbeat_at).total_seconds() if row.last_heartbeat_at else None,
+        )
+        for row in rows
+    }

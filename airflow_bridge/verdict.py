@@ -1,0 +1,59 @@
+"""What Airflow is told about a job that has ended: the rules, pure."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from airflow_bridge.states import JobState, Kind
+from airflow_bridge.store import JobRow
+from airflow_bridge.task_instances import TaskInstanceNow
+
+#: Outcomes that end a task instance. Any other one (deferred, up_for_retry, up_for_reschedule ...) Airflow has
+#: already acted upon; an event for it could hit the same try after it was scheduled again.
+_ENDINGS = frozenset({"success", "failed", "skipped", "removed"})
+_SUCCESSFUL = frozenset({"success", "skipped"})
+#: Airflow still waits for this queueing to end.
+_OPEN = frozenset({"queued", "running", "restarting"})
+
+
+class Verdict(Enum):
+    """What to do about a final job."""
+
+    #: Emit SUCCESS.
+    SUCCESS = auto()
+    #: Emit FAILED with the job's reason: Airflow retries or fails the task.
+    FAILURE = auto()
+    #: Airflow knows, or does not care any more: only free the slot.
+    SILENCE = auto()
+    #: The task may still be alive: look again later.
+    PATIENCE = auto()
+
+
+def needs_airflow(row: JobRow) -> bool:
+    """True when the job does not say what Airflow accepted, so that only Airflow itself knows."""
+    return row.kind == Kind.TASK and not row.airflow_outcome
+
+
+def reach(row: JobRow, *, now: TaskInstanceNow | None, patience: int) -> Verdict:
+    """Decide about this final job; `now` is looked up for jobs that need it (see `needs_airflow`)."""
+    if row.kind != Kind.TASK:
+        return Verdict.SUCCESS if row.state == JobState.SUCCESS else Verdict.FAILURE
+    if row.airflow_outcome:
+        if row.airflow_outcome not in _ENDINGS:
+            return Verdict.SILENCE
+        return Verdict.SUCCESS if row.airflow_outcome in _SUCCESSFUL else Verdict.FAILURE
+    if now is None or now.job_id != row.id or now.state not in _OPEN:
+        return Verdict.SILENCE
+    if row.state == JobState.SUCCESS:
+        return Verdict.SUCCESS
+    if row.state == JobState.FAILED or now.state == "queued":
+        return Verdict.FAILURE
+    # Lost, refused or revoked while Airflow sees it run: its process may be alive behind a cut line.
+    if now.silence is not None and now.silence <= patience:
+        return Verdict.PATIENCE
+    return Verdict.FAILURE
+
+
+def settled(row: JobRow, *, now: TaskInstanceNow | None) -> bool:
+    """True when Airflow needs no further event for this job."""
+    return not needs_airflow(row) or now is None or now.job_id != row.id or now.state not in _OPEN
