@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Django's command line for the control plane; a wrong setting ends it with one line and exit code 2."""
+"""Django's command line for the control plane; a wrong setting ends it with one line each and exit code 1."""
 
 from __future__ import annotations
 

@@ -111,6 +111,8 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if EDGECONTROL.pro
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = EDGECONTROL.production
 SECURE_HSTS_SECONDS = 3600 if EDGECONTROL.production else 0
 X_FRAME_OPTIONS = "DENY"
+# TLS ends at a proxy, which decides about redirects, subdomains and preload lists.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 # A log chunk comes as a raw body; its own limit is checked where it is read.
 DATA_UPLOAD_MAX_MEMORY_SIZE = max(2_621_440, EDGECONTROL.log_chunk_bytes)
 

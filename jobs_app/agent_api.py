@@ -23,7 +23,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from jobs_app import lifecycle, logs
-from jobs_app.models import Job
+from jobs_app.models import Job, Queue
 from jobs_app.states import JobState, ReportState
 from workers_app import registry
 from workers_app.auth import SESSION_HEADER, IsAgent, IsCurrentSession, WorkerTokenAuthentication
@@ -163,10 +163,11 @@ class RegisterView(AgentView):
         if protocol < PROTOCOL:
             raise registry.OutdatedAgent
         worker = self.worker(request)
-        if registry.register(worker=worker, introduction=registry.Introduction(**said)):
-            lifecycle.lose_after_reboot(
-                worker_id=worker.pk, accounted_for=[(pair["id"], pair["attempt"]) for pair in held]
-            )
+        rebooted = registry.register(worker=worker, introduction=registry.Introduction(**said))
+        lifecycle.lose_unaccounted(
+            worker_id=worker.pk, accounted_for=[(pair["id"], pair["attempt"]) for pair in held], rebooted=rebooted
+        )
+        Queue.objects.remember(said["queues"] or ())
         ours = settings.EDGECONTROL
         return Response(
             {

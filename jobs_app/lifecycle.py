@@ -232,15 +232,18 @@ def _count_missed(*, worker_id: int, missing: set[Pair]) -> None:
     )
 
 
-def lose_after_reboot(*, worker_id: int, accounted_for: Collection[Pair]) -> int:
-    """Give up what this worker held before its machine rebooted, except what it can still account for."""
-    kept = [pk for pk, _ in accounted_for]
-    held = Job.objects.held_by(worker_id).exclude(pk__in=kept)
+def lose_unaccounted(*, worker_id: int, accounted_for: Collection[Pair], rebooted: bool) -> int:
+    """Give up what this worker held and a new session of it cannot account for; return how many.
+
+    A new session has no claim under way, so its list is complete. Claims that were never confirmed
+    were never started: they go back to the queue by themselves, and at once after a reboot.
+    """
+    held = Job.objects.held_by(worker_id).exclude(pk__in=[pk for pk, _ in accounted_for])
+    because = "its machine rebooted" if rebooted else "its worker restarted without it"
     with transaction.atomic():
-        # Confirmed or not: a claimed job was never started, so it goes back instead.
-        released = _release(held.filter(state=JobState.CLAIMED), reason="its worker rebooted before it started")
-        lost = held.filter(state=JobState.RUNNING).update(**_ending(JobState.LOST, "its machine rebooted"))
-    return released + lost
+        lost = held.filter(state=JobState.RUNNING).update(**_ending(JobState.LOST, because))
+        released = _release(held.filter(state=JobState.CLAIMED), reason=because) if rebooted else 0
+    return lost + released
 
 
 def lose_silent(*, worker_ids: Sequence[int], silent_seconds: int) -> int:

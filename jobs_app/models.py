@@ -5,6 +5,8 @@ The bridge writes `job` and `queue` rows by SQL, so every column it does not nam
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.contrib.postgres.indexes import HashIndex
 from django.db import models
 from django.db.models.functions import Now
@@ -17,6 +19,12 @@ _HELD = models.Q(state__in=sorted(state.value for state in HELD))
 _OPEN = models.Q(state__in=sorted(state.value for state in JobState if state not in FINAL))
 
 
+class QueueQuerySet(models.QuerySet["Queue"]):
+    def remember(self, names: Iterable[str]) -> None:
+        """Make rows for names that have none yet."""
+        self.bulk_create([Queue(name=name) for name in names], ignore_conflicts=True)
+
+
 class Queue(models.Model):
     """A queue's settings. A row appears when a job or a worker first names the queue."""
 
@@ -24,6 +32,8 @@ class Queue(models.Model):
     paused = models.BooleanField(db_default=False)
     pause_comment = models.TextField(db_default="", blank=True)
     concurrency_limit = models.PositiveIntegerField(null=True, blank=True)
+
+    objects = QueueQuerySet.as_manager()
 
     class Meta:
         db_table = "queue"

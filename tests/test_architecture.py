@@ -76,7 +76,9 @@ def test_inside_an_app_imports_point_downwards(app: str) -> None:
 
 
 #: An assignment to the state column of a job, in SQL or by Django's ORM.
-WRITES_STATE = re.compile(r"UPDATE (?:edgecontrol\.)?job\b[^;]*?\bSET\b[^;]*?\bstate\s*=|\.update\([^()]*\bstate=", re.S)
+WRITES_STATE = re.compile(
+    r"UPDATE (?:edgecontrol\.)?job\b[^;]*?\bSET\b[^;]*?\bstate\s*=|\.update\([^()]*\bstate=", re.S
+)
 
 
 def test_a_jobs_state_has_one_writer_on_each_side_of_the_seam() -> None:
