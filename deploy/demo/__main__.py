@@ -10,8 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
-from .demo import ADMIN, Demo
-from .environments import CHECKOUT
+from .demo import Demo
+from .environments import ADMIN, CHECKOUT
 from .processes import PartFailed
 from .screen import Screen
 

@@ -20,10 +20,9 @@ class AirflowApi:
         self.session = requests.Session()
         self.session.trust_env = False  # neither proxies nor ~/.netrc concern the loopback interface
 
-    def health(self) -> dict[str, Any]:
-        """Return what each component of Airflow says of itself; empty while nothing answers."""
-        answer = self._ask("api/v2/monitor/health")
-        return answer.json() if answer is not None and answer.ok else {}
+    def is_up(self) -> bool:
+        answer = self._ask("api/v2/version")
+        return answer is not None and answer.ok
 
     def warm_up(self) -> bool:
         """Have the Execution API built; the first request takes seconds, more than a task would wait."""
@@ -60,7 +59,7 @@ class AirflowApi:
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         return self.call("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100")["task_instances"]
 
-    def log(self, dag_id: str, run_id: str, task_id: str, *, try_number: int, map_index: int = -1) -> list[Any]:
+    def log(self, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> list[Any]:
         """Return all lines of one try's log, as Airflow's UI would show them now."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         return self.call("GET", path, params={"map_index": map_index, "full_content": "true"})["content"]

@@ -20,6 +20,8 @@ DAGS = Path(__file__).resolve().parent / "dags"
 #: The queues of the example DAG.
 QUEUES = ("plant",)
 CONCURRENCY = 4
+#: The login of the Django admin and of Airflow's UI.
+ADMIN = "admin"
 
 _INHERITED = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
@@ -113,7 +115,7 @@ class Environments:
     def superuser(self) -> dict[str, str]:
         return {
             **self.control_plane,
-            "DJANGO_SUPERUSER_USERNAME": "admin",
+            "DJANGO_SUPERUSER_USERNAME": ADMIN,
             "DJANGO_SUPERUSER_EMAIL": "admin@localhost",
             "DJANGO_SUPERUSER_PASSWORD": self.password,
         }
@@ -123,7 +125,7 @@ class Environments:
         home = self.state_dir / "airflow"
         home.mkdir(exist_ok=True)
         passwords = home / "simple_auth_manager_passwords.json.generated"
-        _write_private(passwords, json.dumps({"admin": self.password}))
+        _write_private(passwords, json.dumps({ADMIN: self.password}))
         database = self.databases["airflow"].replace("postgresql:", "postgresql+psycopg:", 1)
         settings = {
             "core.executor": "airflow_bridge.executor.EdgeControlExecutor",
@@ -132,7 +134,7 @@ class Environments:
             "core.dags_are_paused_at_creation": "false",
             "core.execution_api_server_url": f"{self.airflow_url}/execution/",
             "core.fernet_key": self.secrets["fernet"],
-            "core.simple_auth_manager_users": "admin:admin",
+            "core.simple_auth_manager_users": f"{ADMIN}:admin",
             "core.simple_auth_manager_passwords_file": str(passwords),
             "core.internal_api_secret_key": self.secrets["airflow_jwt"],
             "database.sql_alchemy_conn": database,

@@ -15,7 +15,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from deploy.demo.demo import DAG_ID, WORKER, Demo, Outcome
+from deploy.demo.demo import Demo, Outcome
+from deploy.demo.parts import DAG_ID, WORKER
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -147,8 +148,7 @@ def try_of(ti: dict[str, Any]) -> Try:
 
 def log_of(demo: Demo, run_id: str, one: Try) -> list[Line]:
     """What Airflow's REST API shows of a try now, without the heading that names the sources."""
-    task_id, map_index, try_number = one
-    content = demo.airflow.log(DAG_ID, run_id, task_id, try_number=try_number, map_index=map_index)
+    content = demo.airflow.log(DAG_ID, run_id, *one)
     lines = [line for line in content if isinstance(line, dict) and line.get("timestamp")]
     return without_equal_neighbours([line_of(line) for line in lines])
 
