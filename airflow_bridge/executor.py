@@ -84,6 +84,7 @@ class EdgeControlExecutor(BaseExecutor):
         self.running: set[Any] = set()
         self._buffered_at: dict[Any, float] = {}
         self._held: set[UUID] = set()
+        self._event_logs: list[Any] = []
         #: Jobs of dead schedulers that could not be taken over yet, with their task instances.
         self._hand_over: dict[UUID, UUID] = {}
         self._to_revoke: set[UUID] = set()
@@ -186,6 +187,13 @@ class EdgeControlExecutor(BaseExecutor):
         if remove_running:
             # While `has_task` is true Airflow takes the task for queued again, and drops the event.
             self._ledger.forget_key(key)
+
+    def log_task_event(self, *, event: str, extra: str, ti_key: Any) -> None:
+        """Add a line to Airflow's audit log."""
+        super().log_task_event(event=event, extra=extra, ti_key=ti_key)
+        # Airflow 3.3.2 saves them out of a generator, so that SQLAlchemy finds each one collected already, and its
+        # columns empty (scheduler_job_runner.py:1268): somebody has to hold them.
+        self._event_logs = list(self._task_event_logs)
 
     def fail_connection_test(self, key: Any) -> None:
         """Airflow's reaper gave up a connection test."""

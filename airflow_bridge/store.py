@@ -73,6 +73,7 @@ class LogPart:
     attempt: int
     state: str
     reason: str
+    queue: str
     worker: str
     has_log: bool
 
@@ -167,8 +168,8 @@ RETURNING job.id
 """
 
 _LOG_PARTS = """
-SELECT job.id AS job_id, attempt.number AS attempt, job.state, job.reason, coalesce(worker.name, '') AS worker,
-    chunk.found IS NOT NULL AS has_log
+SELECT job.id AS job_id, attempt.number AS attempt, job.state, job.reason, job.queue,
+    coalesce(worker.name, '') AS worker, chunk.found IS NOT NULL AS has_log
 FROM edgecontrol.job
 LEFT JOIN edgecontrol.worker ON worker.id = job.worker_id
 CROSS JOIN generate_series(0, job.attempt) AS attempt (number)

@@ -28,7 +28,7 @@ class TaskInstanceNow:
 
 
 def look_up(ids: Collection[UUID]) -> dict[UUID, TaskInstanceNow]:
-    """These task instances by id. A retried, cleared or deleted one is missing: its id is gone."""
+    """These task instances by id. A retry keeps the id and has another `job_id`; a deleted one is missing."""
     if not ids:
         return {}
     ti = TaskInstance

@@ -118,7 +118,10 @@ class EdgeControlLogs:
 
 def _source(part: LogPart) -> str:
     """One line for people under "Log message source details"."""
-    where = "at Airflow's triggerer" if part.attempt == 0 and part.has_log else f"on {part.worker or 'no worker yet'}"
+    if part.attempt == 0 and part.has_log:
+        where = "at Airflow's triggerer"
+    else:
+        where = f"on {part.worker}" if part.worker else f"in queue {part.queue}"
     why = f" ({part.reason})" if part.reason else ""
     return f"EdgeControl job {part.job_id}, attempt {part.attempt} {where}: {part.state}{why}"
 
