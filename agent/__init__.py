@@ -1,0 +1,8 @@
+"""The edge agent: takes jobs from the control plane over outbound HTTPS and runs them on this machine."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+#: The version of the wire between agent and control plane (`/api/v1/edge/`).
+PROTOCOL = 1

@@ -1,0 +1,249 @@
+"""One method per endpoint of the control plane: decides what an answer means, never what follows from it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import requests
+
+from agent import __version__
+from agent.errors import SessionReplaced
+from agent.retry import is_repeatable, retry_after_seconds
+
+log = logging.getLogger("agent.client")
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+#: A parked claim may take this much longer than its wait before the connection counts as dead.
+CLAIM_MARGIN_SECONDS = 15.0
+SAY_AGAIN_SECONDS = 60.0
+
+
+class ApiError(Exception):
+    """A request that did not end with success. Its text is fit for a log: never a token, never a body."""
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int | None = None,
+        code: str = "",
+        body: dict[str, Any] | None = None,
+        retry_after: float | None = None,
+        cause: Exception | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code
+        self.body = body or {}
+        self.retry_after = retry_after
+        self.cause = cause
+
+    @property
+    def repeatable(self) -> bool:
+        return is_repeatable(self.status)
+
+
+class Token(requests.auth.AuthBase):
+    """Puts the token into a request. As `auth`, since requests would let a ~/.netrc overrule a plain header."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class Contact:
+    """Says once when the control plane is away or refuses us, again every minute, and when it is back."""
+
+    def __init__(self, *, url: str) -> None:
+        self.url = url
+        self.last_success_at = 0.0
+        self._lock = threading.Lock()
+        self._away_since: float | None = None
+        self._said_at = 0.0
+
+    def ok(self) -> None:
+        with self._lock:
+            since, self._away_since = self._away_since, None
+            self.last_success_at = time.monotonic()
+        if since is not None:
+            log.info("the control plane answers again after %.0f s", self.last_success_at - since)
+
+    def failed(self, error: ApiError) -> None:
+        with self._lock:
+            now = time.monotonic()
+            first = self._away_since is None
+            self._away_since = now if self._away_since is None else self._away_since
+            if not first and now - self._said_at < SAY_AGAIN_SECONDS:
+                return
+            self._said_at = now
+        log.warning("%s; running tasks go on, reports and logs wait on disk", error)
+
+
+class Client:
+    """Speaks to one control plane as one session. Safe for many threads; each request has a connection of its own."""
+
+    def __init__(self, *, url: str, token: str, session: UUID) -> None:
+        self.url = url
+        self.contact = Contact(url=url)
+        self._base = f"{url}/api/v1/edge/"
+        self._auth = Token(token)
+        self._session_id = str(session)
+        # Last in, first out: the connection that was used last is the one that is still open.
+        self._idle: queue.LifoQueue[requests.Session] = queue.LifoQueue()
+
+    def health(self) -> dict[str, Any]:
+        return self._call("GET", "health", authenticated=False)
+
+    def register(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._call("POST", "workers/register", json={**body, "session": self._session_id})
+
+    def heartbeat(self, body: dict[str, Any], *, read_seconds: float = READ_SECONDS) -> dict[str, Any]:
+        return self._call("POST", "workers/heartbeat", json=body, read_seconds=read_seconds)
+
+    def claim(self, *, claim_id: str, free_slots: int, wait: float, revision: int) -> dict[str, Any]:
+        body = {"claim_id": claim_id, "free_slots": free_slots, "wait": wait, "revision": revision}
+        return self._call("POST", "jobs/claim", json=body, read_seconds=wait + CLAIM_MARGIN_SECONDS)
+
+    def confirm(self, jobs: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._call("POST", "jobs/confirm", json={"jobs": jobs})
+
+    def report(self, job_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._call("POST", f"jobs/{job_id}/report", json=body)
+
+    def append_log(self, job_id: str, attempt: int, *, offset: int, data: bytes) -> int:
+        """Append at the offset; returns how many bytes the server has now."""
+        answer = self._call(
+            "POST",
+            f"logs/{job_id}/{attempt}",
+            params={"offset": offset},
+            data=data,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        return int(answer["size"])
+
+    def execution_api_health(self, execution_api_url: str) -> str:
+        """Why Airflow's Execution API cannot be used now; empty when it can. Not a request to the control plane."""
+        address = execution_api_url.rstrip("/") + "/health"
+        try:
+            with self._connection() as session:
+                answer = session.get(address, timeout=(5.0, 10.0), auth=lambda request: request)
+        except requests.RequestException as error:
+            return f"no answer from {address} ({type(error).__name__})"
+        return "" if answer.status_code == 200 else f"{address} answers {answer.status_code}"
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[requests.Session]:
+        try:
+            session = self._idle.get_nowait()
+        except queue.Empty:
+            session = requests.Session()
+            session.headers["User-Agent"] = f"edgecontrol-agent/{__version__}"
+        try:
+            yield session
+        except BaseException:
+            session.close()
+            raise
+        self._idle.put(session)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        authenticated: bool = True,
+        read_seconds: float = READ_SECONDS,
+        headers: dict[str, str] | None = None,
+        **content: Any,
+    ) -> dict[str, Any]:
+        try:
+            answer = self._send(
+                method, path, authenticated=authenticated, read_seconds=read_seconds, headers=headers, **content
+            )
+        except ApiError as error:
+            if error.code == "session_replaced":
+                raise SessionReplaced(
+                    f"{error}: a newer agent runs with this token. Give every machine a token of its own "
+                    "(`manage.py create_worker_token NAME`)"
+                ) from None
+            if error.repeatable or error.status == 401:
+                self.contact.failed(error)
+            raise
+        self.contact.ok()
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        authenticated: bool,
+        read_seconds: float,
+        headers: dict[str, str] | None,
+        **content: Any,
+    ) -> dict[str, Any]:
+        try:
+            with self._connection() as session:
+                response = session.request(
+                    method,
+                    self._base + path,
+                    headers={"Edge-Session": self._session_id, **(headers or {})},
+                    auth=self._auth if authenticated else (lambda request: request),
+                    timeout=(CONNECT_SECONDS, read_seconds),
+                    allow_redirects=False,
+                    **content,
+                )
+        except requests.RequestException as error:
+            raise ApiError(f"no answer from {self.url} ({describe(error)})", cause=error) from error
+        return read_answer(response, url=self.url)
+
+
+def read_answer(response: requests.Response, *, url: str) -> dict[str, Any]:
+    """The JSON object of a success; an ApiError for everything else.
+
+    What is not JSON does not come from a control plane (a gateway's page, a captive portal): a success of that kind is
+    no answer, and is worth repeating.
+    """
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    ours = isinstance(body, dict)
+    retry_after = retry_after_seconds(response.headers.get("Retry-After"))
+    if response.status_code == 200 and ours:
+        if retry_after is not None:
+            body["retry_after_seconds"] = retry_after
+        return dict(body)
+    if response.status_code < 400:
+        text = f"{url} answers {response.status_code}, but not as an EdgeControl control plane does"
+        raise ApiError(text, code="not_edgecontrol")
+    code = str(body.get("code", "")) if ours else ""
+    detail = (
+        " ".join(str(body.get("detail", "")).split())[:300] if ours else "(not as an EdgeControl control plane does)"
+    )
+    raise ApiError(
+        f"{url} answers {response.status_code} {code} {detail}".strip(),
+        status=response.status_code,
+        code=code,
+        body=body if ours else None,
+        retry_after=retry_after,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """The innermost reason of a connection failure: requests wraps it three times."""
+    seen = error
+    while (inner := seen.__cause__ or seen.__context__) is not None:
+        seen = inner
+    text = getattr(seen, "strerror", None) or str(seen).split(": ", 1)[-1] or type(seen).__name__
+    return " ".join(str(text).split())[:200]

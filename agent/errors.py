@@ -1,0 +1,89 @@
+"""Why the agent ends: one class and one exit code each; nothing is printed or raised here.
+
+What happens to single requests is in `client.py`: no answer and no silence of the control plane ends a running agent,
+but for the classes below.
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """Ends the agent. The text is one line that says what to do."""
+
+    exit_code = 1
+    #: One line for `--help`.
+    summary = "something unexpected went wrong (please report it)"
+
+
+class BadConfig(AgentError):
+    exit_code = 2
+    summary = "a setting is missing, unknown or wrong"
+
+
+class WrongUrl(AgentError):
+    exit_code = 3
+    summary = "the URL does not lead to an EdgeControl control plane"
+
+
+class Unreachable(AgentError):
+    exit_code = 4
+    summary = "the control plane cannot be reached, and never could from here"
+
+
+class BadToken(AgentError):
+    exit_code = 5
+    summary = "the token is unknown, revoked or expired"
+
+
+class NoAirflow(AgentError):
+    exit_code = 6
+    summary = "the task interpreter cannot run Airflow"
+
+
+class NameTaken(AgentError):
+    exit_code = 7
+    summary = "another worker has this name"
+
+
+class SessionReplaced(AgentError):
+    """A newer agent has this identity: whatever ran here has been stopped, and the agent must not come back."""
+
+    exit_code = 8
+    summary = "a newer agent with the same token took over"
+
+
+class AlreadyRunning(AgentError):
+    exit_code = 9
+    summary = "another agent uses this state directory"
+
+
+class Outdated(AgentError):
+    exit_code = 10
+    summary = "the control plane no longer accepts agents of this version"
+
+
+class BadStateDir(AgentError):
+    exit_code = 11
+    summary = "the state directory cannot be used"
+
+
+class Interrupted(AgentError):
+    exit_code = 130
+    summary = "jobs were stopped, because a second signal asked for it"
+
+
+#: Every way to end, in the order of their codes. 0 means: drained, stopped or left as asked.
+ALL = (
+    AgentError,
+    BadConfig,
+    WrongUrl,
+    Unreachable,
+    BadToken,
+    NoAirflow,
+    NameTaken,
+    SessionReplaced,
+    AlreadyRunning,
+    Outdated,
+    BadStateDir,
+    Interrupted,
+)

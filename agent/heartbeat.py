@@ -1,0 +1,108 @@
+"""Says what this agent holds and hears what it is to do; nothing is stopped or started here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agent.client import Client
+from agent.held import Held
+from agent.jobs import Key
+from agent.orders import Orders
+
+log = logging.getLogger("agent.heartbeat")
+
+#: A change of the reported state is told no more often than this: short tasks change it all the time.
+CHANGE_SECONDS = 5.0
+FIGURES_SECONDS = 300.0
+
+
+class Heartbeat:
+    """One heartbeat per interval while jobs are held, none while idle (a claim counts as one), at once when wanted."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        held: Held,
+        orders: Orders,
+        interval_seconds: float,
+        concurrency: int,
+        queues: list[str] | None,
+        ready: Callable[[], bool],
+        sysinfo: Callable[[], dict[str, Any]],
+        on_gone: Callable[[Key, str], None],
+    ) -> None:
+        self.client = client
+        self.held = held
+        self.orders = orders
+        self.interval_seconds = interval_seconds
+        self.concurrency = concurrency
+        self.queues = queues
+        self.ready = ready
+        self.sysinfo = sysinfo
+        self.on_gone = on_gone
+        self._sent_at = time.monotonic()
+        self._reported = "starting"
+        self._sysinfo: dict[str, Any] = {}
+        self._sysinfo_at = 0.0
+
+    def step(self) -> float:
+        """Send a heartbeat if one is due. Returns how long none can become due by itself."""
+        since = time.monotonic() - self._sent_at
+        change = min(CHANGE_SECONDS, self.interval_seconds)
+        waits = [60.0]
+        if self.orders.heartbeat_wanted():
+            waits.append(0.0)
+        if self.held.unreported():
+            waits.append(self.interval_seconds - since)
+        if self.state() != self._reported or self._changed_sysinfo() is not None:
+            waits.append(change - since)
+        if min(waits) > 0:
+            return min(waits)
+        self.send(self.state())
+        return 0.0
+
+    def state(self) -> str:
+        return self.orders.reported(jobs=len(self.held.active()), ready=self.ready())
+
+    def send(self, state: str, *, read_seconds: float = 30.0) -> None:
+        """Send one heartbeat and obey its answer. Raises ApiError, or SessionReplaced."""
+        sysinfo = self._changed_sysinfo()
+        body = {
+            "reported": state,
+            "jobs_active": len(self.held.active()),
+            "concurrency": self.concurrency,
+            "queues": self.queues,
+            "sysinfo": sysinfo,
+            "held": self.held.unreported(),
+        }
+        answer = self.client.heartbeat(body, read_seconds=read_seconds)
+        self._sent_at, self._reported = time.monotonic(), state
+        if sysinfo is not None:
+            self._sysinfo, self._sysinfo_at = sysinfo, self._sent_at
+        self.obey(answer)
+
+    def obey(self, answer: dict[str, Any]) -> None:
+        """Take orders from an answer to register or heartbeat."""
+        before = self.orders.requested
+        self.orders.apply(answer)
+        self.held.concurrency = self.orders.concurrency
+        if self.orders.requested != before:
+            log.info("the control plane asks for %s %s", self.orders.requested, self.orders.comment)
+        for entry in answer.get("gone") or []:
+            self.on_gone(Key(str(entry["id"]), int(entry["attempt"])), str(entry.get("reason", "")))
+
+    def seed(self, sysinfo: dict[str, Any]) -> None:
+        """Remember what was told at registration."""
+        self._sysinfo, self._sysinfo_at = sysinfo, time.monotonic()
+
+    def _changed_sysinfo(self) -> dict[str, Any] | None:
+        """The system figures when they are worth telling: a new reason at once, other figures every few minutes."""
+        now = self.sysinfo()
+        if now == self._sysinfo:
+            return None
+        told = now.get("not_working") != self._sysinfo.get("not_working")
+        return now if told or time.monotonic() - self._sysinfo_at >= FIGURES_SECONDS else None

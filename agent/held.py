@@ -1,0 +1,90 @@
+"""The table of held jobs and of the slots they take; the only place where slots are counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agent.jobs import Job, Key, Spool
+
+
+class Held:
+    """All jobs this agent answers for. Every thread reads and changes it; `on_change` tells the loops."""
+
+    def __init__(self, *, spool: Spool, concurrency: int) -> None:
+        self.spool = spool
+        self.concurrency = concurrency
+        self.on_change: Callable[[], None] = lambda: None
+        self._lock = threading.RLock()
+        self._jobs: dict[Key, Job] = {}
+        self._reserved = 0
+        self.full_since = 0.0
+
+    def all(self) -> list[Job]:
+        with self._lock:
+            return list(self._jobs.values())
+
+    def get(self, key: Key) -> Job | None:
+        with self._lock:
+            return self._jobs.get(key)
+
+    def by_name(self, name: str) -> Job | None:
+        return next((job for job in self.all() if job.name == name), None)
+
+    def active(self) -> list[Job]:
+        """Jobs that run or are about to."""
+        return [job for job in self.all() if job.result is None]
+
+    def unreported(self) -> list[dict[str, Any]]:
+        """What the control plane must hear that we hold: everything whose end it has not accepted yet."""
+        return [{"id": job.id, "attempt": job.attempt} for job in self.all() if not job.reported and not job.gone]
+
+    def free_slots(self) -> int:
+        """Slots that neither a job nor a claim in flight has."""
+        with self._lock:
+            used = sum(job.slots for job in self._jobs.values() if job.result is None)
+            return max(0, self.concurrency - used - self._reserved)
+
+    def reserve(self) -> int:
+        """Set all free slots aside for one claim, so that slow answers cannot add up to more than fits."""
+        with self._lock:
+            free = self.free_slots()
+            self._reserved += free
+            return free
+
+    def unreserve(self, slots: int) -> None:
+        with self._lock:
+            self._reserved = max(0, self._reserved - slots)
+        self.on_change()
+
+    def add(self, job: Job) -> bool:
+        """Hold the job; False when it is held already (an answer that came twice)."""
+        with self._lock:
+            if job.key in self._jobs:
+                return False
+            self._jobs[job.key] = job
+            if self.free_slots() == 0:
+                self.full_since = time.monotonic()
+            return True
+
+    def ended(self, job: Job, result: dict[str, Any]) -> None:
+        """The job's process is gone: its slot is free from now on."""
+        with self._lock:
+            if job.result is not None:
+                return
+            job.result, job.ended_at = result, time.monotonic()
+        self.on_change()
+
+    def forget(self, job: Job) -> None:
+        """Nothing is left to do for the job."""
+        with self._lock:
+            self._jobs.pop(job.key, None)
+        self.spool.forget(job)
+        self.on_change()
+
+    def settle(self, job: Job) -> None:
+        """Forget the job when its end is known and its log is done with."""
+        if job.reported and job.log_done:
+            self.forget(job)

@@ -1,0 +1,104 @@
+"""What happens between an offer and the order to start: write it down, have it confirmed, only then start."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, Protocol
+
+from agent.client import ApiError, Client
+from agent.gate import Gate
+from agent.held import Held
+from agent.jobs import Job, Key, Spool
+from agent.orders import Orders
+from agent.retry import Backoff
+
+log = logging.getLogger("agent.intake")
+
+
+class Starter(Protocol):
+    def order(self, job: Job) -> None: ...
+
+
+class Intake:
+    """Takes offered jobs in. Runs in the thread of the poll that brought them."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        spool: Spool,
+        held: Held,
+        gate: Gate,
+        orders: Orders,
+        starter: Starter,
+        settings: dict[str, Any],
+    ) -> None:
+        self.client = client
+        self.spool = spool
+        self.held = held
+        self.gate = gate
+        self.orders = orders
+        self.starter = starter
+        self.settings = settings  # what every job's process must know of the control plane's settings
+        self._ended = threading.Event()
+
+    def take(self, offers: list[dict[str, Any]], *, reserved: int) -> None:
+        """Hold what was offered, then have it confirmed. `reserved` slots go back once the jobs have theirs."""
+        try:
+            jobs = [job for offer in offers if (job := self._write_down(offer)) is not None and self.held.add(job)]
+        finally:
+            self.held.unreserve(reserved)
+        self.confirm(jobs)
+
+    def _write_down(self, offer: dict[str, Any]) -> Job | None:
+        try:
+            return self.spool.add(offer, settings=self.settings)
+        except OSError as error:
+            # Not confirmed, so the control plane hands it to somebody else.
+            self.gate.start_failed(f"the state directory takes no job: {error.strerror or error}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            log.error("an offer makes no sense and is left to the control plane: %r", error)
+        return None
+
+    def confirm(self, jobs: list[Job]) -> None:
+        """Ask until the control plane has answered for all jobs, then order the start of the confirmed ones."""
+        backoff = Backoff(most_seconds=10.0)
+        while jobs and not self._ended.is_set():
+            if self.orders.draining:
+                for job in jobs:
+                    self.held.ended(job, {"state": "not_started", "reason": "the agent is ending"})
+                return
+            try:
+                answer = self.client.confirm([{"id": job.id, "attempt": job.attempt} for job in jobs])
+            except ApiError as error:
+                if not error.repeatable and error.status != 401:
+                    log.error("confirming was refused: %s", error)
+                    self._drop(jobs, why=error.code)
+                    return
+                self._ended.wait(backoff.next_seconds(retry_after=error.retry_after))
+                continue
+            confirmed = {Key(entry["id"], entry["attempt"]) for entry in answer.get("confirmed", [])}
+            self._drop([job for job in jobs if job.key not in confirmed], why="no longer ours")
+            self._start([job for job in jobs if job.key in confirmed])
+            return
+
+    def _start(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            try:
+                job.mark_confirmed()
+            except OSError as error:
+                self.gate.start_failed(f"the state directory takes no job: {error.strerror or error}")
+                self.held.ended(job, {"state": "not_started", "reason": f"the disk of the machine: {error.strerror}"})
+                continue
+            log.info("job %s attempt %d of queue %s starts", job.id, job.attempt, job.queue)
+            self.starter.order(job)
+
+    def _drop(self, jobs: list[Job], *, why: str) -> None:
+        for job in jobs:
+            log.info("job %s attempt %d is dropped before its start: %s", job.id, job.attempt, why)
+            self.held.forget(job)
+
+    def end(self) -> None:
+        """Stop asking; what is not confirmed stays on disk for the next agent process."""
+        self._ended.set()

@@ -1,0 +1,189 @@
+"""Notices what becomes of the jobs' processes and stops those that have to go; it never speaks to the control plane."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import psutil
+
+from agent import processes
+from agent.errors import NoAirflow
+from agent.gate import Gate
+from agent.held import Held
+from agent.jobs import Found, Job, read_json
+from agent.retry import Backoff
+from agent.runner_link import Runner, RunnerAway
+
+log = logging.getLogger("agent.jobs")
+
+#: How often all jobs are looked at. The runner tells of its own jobs at once; this is for those of earlier runners.
+LOOK_SECONDS = 1.0
+KILLED_WAIT_SECONDS = 5.0
+
+
+class JobWatch:
+    """Orders starts, follows the runner's word and the disk, and stops jobs: SIGTERM, a grace, SIGKILL."""
+
+    def __init__(self, *, runner: Runner, held: Held, gate: Gate, boot_id: str, grace_seconds: float) -> None:
+        self.runner = runner
+        self.held = held
+        self.gate = gate
+        self.boot_id = boot_id
+        self.grace_seconds = grace_seconds
+        self._looked_at = 0.0
+        self._backoff = Backoff(first_seconds=0.5)
+        self._reconnect_at = 0.0
+        self._ready = False
+        self._worked = False
+
+    def step(self) -> float:
+        """Follow the runner for up to a second, bring it back when it is gone, then look at every job."""
+        if not self.runner.alive:
+            self._reconnect()
+        try:
+            for event in self.runner.events(timeout=LOOK_SECONDS):
+                self._follow(event)
+        except NoAirflow as error:
+            if not self._worked:
+                raise  # this interpreter never worked: the agent ends and says so
+            log.error("%s", error)
+            self.runner.close(drain=False)
+        if self.runner.ready and not self._ready:
+            self._worked = True
+            self._backoff.reset()
+            self.held.on_change()
+        self._ready = self.runner.ready
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self.look_at_all()
+        return 0.0
+
+    def order(self, job: Job) -> None:
+        """Have the job started. When the runner is away, the next look at the job tries again."""
+        if not self.runner.ready:
+            return
+        try:
+            job.ordered = True
+            self.runner.start(job.directory)
+        except RunnerAway:
+            job.ordered = False
+
+    def stop(self, job: Job, *, gone: bool) -> None:
+        """Ask the job to end; `gone` says that its result interests nobody any more."""
+        job.gone = job.gone or gone
+        if job.result is not None:
+            if gone:
+                self.held.forget(job)
+        elif job.stopping_at is None:
+            job.stopping_at = time.monotonic()
+            self._ask_to_stop(job)
+
+    def look_at_all(self) -> None:
+        """Compare every job that has not ended with what the disk says of it."""
+        self._looked_at = time.monotonic()
+        for job in self.held.active():
+            self._look(job)
+
+    def take_over(self, job: Job) -> None:
+        """Hold a job that an earlier agent process left behind; its start or its end follow by the usual looks."""
+        found = job.look()
+        self.held.add(job)
+        if found is Found.ENDED:
+            self._ended(job)
+        elif found is Found.DIED:
+            self._died(job)
+        log.info("job %s attempt %d is taken over: %s", job.id, job.attempt, found.value)
+
+    def _reconnect(self) -> None:
+        if time.monotonic() < self._reconnect_at:
+            return
+        self._reconnect_at = time.monotonic() + self._backoff.next_seconds()
+        try:
+            self.runner.connect()
+        except (RunnerAway, NoAirflow, OSError) as error:
+            log.error("%s", error)
+        for job in self.held.active():
+            job.ordered = (
+                False  # an order to the old runner may have been lost; `started` guards against a second start
+            )
+
+    def _follow(self, event: dict[str, Any]) -> None:
+        job = self.held.by_name(str(event.get("job", "")))
+        if job is None:
+            return
+        if event["event"] == "unstarted":
+            self._not_started(job, str(event["reason"]))
+        elif event["event"] == "ended":
+            self._look(job, status=event.get("status"))
+            if job.result is None and not (job.directory / "started").exists():
+                self._not_started(job, "its process ended before it began")
+
+    def _look(self, job: Job, *, status: int | None = None) -> None:
+        found = job.look()
+        if found is Found.RUNNING:
+            self._escalate(job)
+        elif found is Found.ENDED:
+            self._ended(job)
+        elif found is Found.DIED:
+            self._died(job, status=status)
+        elif job.stopping_at is not None and not job.ordered:
+            self._not_started(job, "stopped before its start")
+        elif found is Found.WAITING and not job.ordered:
+            self.order(job)
+
+    def _ask_to_stop(self, job: Job) -> None:
+        supervisor = job.supervisor(boot_id=self.boot_id)
+        if supervisor is not None and not job.asked_to_stop:
+            job.asked_to_stop = processes.ask_to_stop(supervisor)
+
+    def _escalate(self, job: Job) -> None:
+        if job.stopping_at is None:
+            return
+        self._ask_to_stop(job)
+        if time.monotonic() - job.stopping_at > self.grace_seconds:
+            log.warning("job %s attempt %d did not stop in time and is killed", job.id, job.attempt)
+            self._kill(job)
+
+    def _kill(self, job: Job) -> None:
+        """End everything of the job, and see it gone."""
+        alive = processes.of_job(job.name, supervisor=job.supervisor(boot_id=self.boot_id))
+        processes.kill(alive)
+        psutil.wait_procs(alive, timeout=KILLED_WAIT_SECONDS)
+
+    def _ended(self, job: Job) -> None:
+        if job.stopping_at is not None:
+            self._kill(job)  # what outlived its supervisor
+        result = read_json(job.directory / "exit.json")
+        self._finish(job, result or {"state": "failed", "reason": "the result on disk cannot be read"})
+
+    def _died(self, job: Job, *, status: int | None = None) -> None:
+        """Its supervisor is gone without a word: stop what it left behind, then say how it ended."""
+        self._kill(job)
+        how = f"by signal {-status}" if status is not None and status < 0 else "without a result"
+        if job.boot_id != self.boot_id:
+            how = "with its machine, which restarted"
+        elif job.stopping_at is not None:
+            how = "when it was stopped"
+        reason = f"the job's process on the machine ended {how}"
+        state = "failed" if job.was_asked() or job.kind != "ExecuteTask" else "not_started"
+        job.note(reason)
+        result = {"state": state, "exit_code": status, "airflow_outcome": "", "reason": reason}
+        try:
+            job.finish(result)
+        except OSError as error:
+            log.error("cannot write the end of job %s down: %s", job.id, error)
+        self._finish(job, result)
+
+    def _not_started(self, job: Job, reason: str) -> None:
+        self._finish(job, {"state": "not_started", "reason": reason})
+
+    def _finish(self, job: Job, result: dict[str, Any]) -> None:
+        if result["state"] == "not_started":
+            self.gate.start_failed(f"the last start did not work: {result['reason']}")
+        else:
+            self.gate.start_worked()
+        log.info("job %s attempt %d ended: %s %s", job.id, job.attempt, result["state"], result.get("reason", ""))
+        self.held.ended(job, result)
+        if job.gone:
+            self.held.forget(job)

@@ -1,0 +1,295 @@
+"""The spool: one directory per held job, which is all that survives an agent restart; what is on disk is true.
+
+`state_dir/jobs/<id>.<attempt>/` holds, in the order of the job's life:
+
+    job.json       what the runner and a restarted agent must know (0600)
+    workload.json  what Airflow wants executed (0600); its token is removed once the job's process has read it
+    confirmed      the control plane agreed: the job may be started
+    lock           locked by the job's supervisor for its life: locked means alive
+    started        made once by the supervisor, so that an attempt never starts twice
+    asked          the supervisor has begun to ask Airflow for the start
+    log/           where Airflow writes the task's log;  output  what the supervisor itself printed
+    exit.json      what became of the job, written in one step
+    shipped        how far the control plane has acknowledged the log
+    reported       the control plane has accepted the final report
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from agent.processes import Supervisor
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class Key(NamedTuple):
+    """One attempt of one job."""
+
+    id: str
+    attempt: int
+
+
+class Found(Enum):
+    """What the disk says about a job."""
+
+    UNCONFIRMED = "unconfirmed"  #: written down, but the control plane has not agreed yet
+    WAITING = "waiting"  #: may be started, and never was
+    RUNNING = "running"  #: its supervisor is alive
+    ENDED = "ended"  #: its result is on disk
+    DIED = "died"  #: it was started, its supervisor is gone, and there is no result
+
+
+@dataclass(eq=False)
+class Job:
+    """A held job: what is on disk, and what only this agent process knows of it."""
+
+    id: str
+    attempt: int
+    kind: str
+    queue: str
+    slots: int
+    log_path: str
+    boot_id: str
+    directory: Path
+
+    confirmed: bool = False
+    #: What the runner left, once the process has ended. The slot is free from then on.
+    result: dict[str, Any] | None = None
+    ended_at: float = 0.0
+    reported: bool = False
+    log_done: bool = False
+    shipped: int = 0
+    #: The runner has the order to start it.
+    ordered: bool = False
+    #: Since when the job has to stop; None while nobody wants it to. Then, whether its process was told.
+    stopping_at: float | None = None
+    asked_to_stop: bool = False
+    #: Its result interests nobody any more: it goes as soon as its processes have.
+    gone: bool = False
+    #: When the next report or log chunk may be tried, after a failure that concerns this job.
+    report_after: float = 0.0
+    ship_after: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        return Key(self.id, self.attempt)
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def log_file(self) -> Path:
+        """Where the runner lets Airflow write. Raises ValueError for a path that leaves the job's directory."""
+        folder = (self.directory / "log").resolve()
+        path = (folder / (self.log_path or "task.log")).resolve()
+        if folder not in path.parents:
+            raise ValueError(f"the log path {self.log_path!r} leaves the job's directory")
+        return path
+
+    def look(self) -> Found:
+        """Read the job's condition from disk. Its supervisor may lock, start or end at any time meanwhile."""
+        if is_locked(self.directory / "lock"):
+            return Found.RUNNING
+        if (self.directory / "exit.json").exists():
+            return Found.ENDED
+        if not (self.directory / "started").exists():
+            return Found.WAITING if self.confirmed else Found.UNCONFIRMED
+        # It locks before it makes `started`, and writes its result before it unlocks: so this second look is final.
+        if is_locked(self.directory / "lock"):
+            return Found.RUNNING
+        return Found.ENDED if (self.directory / "exit.json").exists() else Found.DIED
+
+    def supervisor(self, *, boot_id: str) -> Supervisor | None:
+        """Its process, as far as the number still means something: never after a restart of the machine."""
+        started = read_json(self.directory / "started")
+        if started is None or self.boot_id != boot_id or not isinstance(started.get("pid"), int):
+            return None
+        return Supervisor(pid=started["pid"], started_at=float(started.get("started_at", 0.0)))
+
+    def was_asked(self) -> bool:
+        """Whether Airflow may have heard of the start."""
+        return (self.directory / "asked").exists()
+
+    def mark_confirmed(self) -> None:
+        self.confirmed = True
+        write(self.directory / "confirmed", b"")
+
+    def mark_reported(self) -> None:
+        self.reported = True
+        write(self.directory / "reported", b"")
+
+    def mark_shipped(self, size: int, *, done: bool) -> None:
+        """Remember how far the log has arrived. An older number after a crash is harmless: a repeat is a no-op."""
+        self.shipped, self.log_done = size, done
+        write(self.directory / "shipped", json.dumps({"size": size, "done": done}).encode(), durable=False)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the result in place of a supervisor that could not."""
+        write(self.directory / "exit.json", json.dumps({**result, "finished_at": time.time()}).encode())
+
+    def note(self, event: str) -> None:
+        """Add a line of the agent to the job's log. Only while no supervisor writes it."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = {"timestamp": stamp, "level": "error", "event": event, "logger": "edgecontrol.agent"}
+        with contextlib.suppress(OSError, ValueError):
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            with self.log_file.open("ab") as file:
+                file.write(json.dumps(line).encode() + b"\n")
+
+    def log_size(self) -> int:
+        try:
+            return self.log_file.stat().st_size
+        except (OSError, ValueError):
+            return 0
+
+    def log_digest(self) -> tuple[int, str]:
+        """Size and SHA-256 of the log as it is on disk."""
+        digest, size = hashlib.sha256(), 0
+        with contextlib.suppress(OSError, ValueError), self.log_file.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+        return size, digest.hexdigest()
+
+
+class Spool:
+    """The directory of all held jobs."""
+
+    def __init__(self, *, state_dir: Path) -> None:
+        self.folder = state_dir / "jobs"
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def add(self, offer: dict[str, Any], *, settings: dict[str, Any]) -> Job:
+        """Write an offered job down, whole or not at all; the same offer again returns what is there.
+
+        Raises OSError when the disk does not take it: then the job must not be confirmed. An offer that makes no sense
+        raises KeyError, TypeError or ValueError.
+        """
+        directory = self.folder / f"{UUID(offer['id'])}.{int(offer['attempt'])}"
+        if not directory.exists():
+            temporary = self.folder / f".{directory.name}"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(mode=0o700)
+            facts = {key: offer[key] for key in ("id", "attempt", "kind", "queue", "slots", "log_path")}
+            try:
+                write(temporary / "workload.json", json.dumps(offer["workload"]).encode())
+                write(temporary / "job.json", json.dumps({**facts, **settings}).encode())
+                temporary.rename(directory)
+                sync(self.folder)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        job = read_job(directory)
+        if job is None:
+            raise OSError(f"{directory} cannot be read back")
+        return job
+
+    def load(self) -> Iterator[Job]:
+        """All jobs that an earlier agent process held. What cannot be read was never confirmed, and is removed."""
+        for directory in sorted(self.folder.iterdir()):
+            job = None if directory.name.startswith(".") else read_job(directory)
+            if job is None:
+                shutil.rmtree(directory, ignore_errors=True)
+            else:
+                yield job
+
+    def forget(self, job: Job) -> None:
+        shutil.rmtree(job.directory, ignore_errors=True)
+
+
+def read_job(directory: Path) -> Job | None:
+    """The job of a directory, or None when it is not a whole one."""
+    facts = read_json(directory / "job.json") or {}
+    try:
+        job = Job(
+            id=str(facts["id"]),
+            attempt=int(facts["attempt"]),
+            kind=str(facts["kind"]),
+            queue=str(facts["queue"]),
+            slots=int(facts["slots"]),
+            log_path=str(facts["log_path"] or ""),
+            boot_id=str(facts["boot_id"]),
+            directory=directory,
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    job.confirmed = (directory / "confirmed").exists()
+    job.reported = (directory / "reported").exists()
+    shipped = read_json(directory / "shipped") or {}
+    job.shipped, job.log_done = int(shipped.get("size", 0)), bool(shipped.get("done", False))
+    return job
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock. Takes it for an instant, so whoever locks for good tries twice."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not try_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def try_lock(handle: int) -> bool:
+    """Take the lock of an open file for this process, without waiting."""
+    try:
+        if fcntl is not None:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except OSError:
+        return False
+    return True
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in the file; None when it is missing or broken."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Replace the file in one step, readable by this user only; `durable` waits for the disk."""
+    temporary = path.with_name(path.name + ".tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(handle, content)
+        if durable:
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+    temporary.replace(path)
+
+
+def sync(folder: Path) -> None:
+    """Make a rename in the folder durable, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

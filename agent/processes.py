@@ -1,0 +1,84 @@
+"""Finds and stops the processes of one job: the supervisor, the task, and whatever they have started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import NamedTuple
+
+import psutil
+
+#: Set by the runner in every job's process and inherited by the programs that the job starts.
+MARK = "EDGECONTROL_JOB"
+#: Process start times are counted in ticks from a boot time that the system rounds.
+CLOCK_SLACK_SECONDS = 2.0
+
+
+class Supervisor(NamedTuple):
+    """The process that a job's `started` file names."""
+
+    pid: int
+    started_at: float
+
+
+def of_job(name: str, *, supervisor: Supervisor | None) -> list[psutil.Process]:
+    """All living processes of the job: the supervisor's session, the bearers of the job's mark, their children.
+
+    A task starts its programs in sessions of their own, so that none of the three alone finds them all.
+    """
+    session = supervisor.pid if supervisor is not None and not _is_stranger(supervisor) else None
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid in found or process.pid == os.getpid():
+                continue
+            if (session is not None and _session(process.pid) == session) or _mark(process) == name:
+                found[process.pid] = process
+                for child in process.children(recursive=True):
+                    found.setdefault(child.pid, child)
+    return [process for process in found.values() if _alive(process)]
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """End them now. psutil checks that a process number still means the process that was found."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error, OSError):
+            process.kill()
+
+
+def ask_to_stop(supervisor: Supervisor) -> bool:
+    """SIGTERM to the job's supervisor, which hands it on to the task (`on_kill`). False when it is not there."""
+    if _is_stranger(supervisor):
+        return False
+    try:
+        os.kill(supervisor.pid, signal.SIGTERM)
+    except OSError:
+        return False
+    return True
+
+
+def _session(pid: int) -> int | None:
+    return os.getsid(pid) if hasattr(os, "getsid") else None
+
+
+def _mark(process: psutil.Process) -> str | None:
+    return process.environ().get(MARK)
+
+
+def _is_stranger(supervisor: Supervisor) -> bool:
+    """Whether the number now belongs to a younger process.
+
+    A number is not given out again while a session bears it, so a stranger there also proves that the session is empty.
+    """
+    try:
+        return bool(psutil.Process(supervisor.pid).create_time() > supervisor.started_at + CLOCK_SLACK_SECONDS)
+    except psutil.Error:
+        return False
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -1,0 +1,104 @@
+"""The first word to the control plane: who may be kept waiting for, and which refusals end the agent at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from agent.client import ApiError, Client
+from agent.errors import AgentError, BadConfig, BadToken, NameTaken, Outdated, Unreachable, WrongUrl
+from agent.jobs import read_json, write
+from agent.retry import Backoff
+
+log = logging.getLogger("agent")
+
+
+class Registration:
+    """Registers, and remembers that this address once led to a control plane.
+
+    Where it never did, a wrong address is the likelier reason for silence, and the agent ends with a line that says so.
+    Where it did, the control plane is merely away, and the agent waits for it.
+    """
+
+    def __init__(self, *, client: Client, url: str, token_name: str | None, state_dir: Path) -> None:
+        self.client = client
+        self.url = url
+        self.name = token_name
+        self._mark = state_dir / "registered"
+
+    def until_accepted(self, body: dict[str, Any], *, interrupted: threading.Event) -> dict[str, Any] | None:
+        """The answer to the registration; None when interrupted. Raises the AgentError that a refusal means."""
+        backoff = Backoff()
+        while not interrupted.is_set():
+            try:
+                answer = self.client.register(body)
+            except ApiError as error:
+                refusal = why_not(error, url=self.url, name=self.name, known=self._is_known())
+                if refusal is not None:
+                    raise refusal from None
+                interrupted.wait(backoff.next_seconds(retry_after=error.retry_after))
+            else:
+                self._remember()
+                return answer
+        return None
+
+    def _is_known(self) -> bool:
+        return (read_json(self._mark) or {}).get("url") == self.url
+
+    def _remember(self) -> None:
+        if not self._is_known():
+            write(self._mark, json.dumps({"url": self.url}).encode())
+
+
+def why_not(error: ApiError, *, url: str, name: str | None, known: bool) -> AgentError | None:
+    """The error by which a refused registration ends the agent; None when it is worth trying again."""
+    detail = " ".join(str(error.body.get("detail", "")).split())
+    if error.status == 401:
+        return BadToken(
+            f"{url} does not accept the token ({detail or 'unknown, revoked or expired'}): have a new one made with "
+            "`manage.py create_worker_token NAME` on the control plane"
+        )
+    if error.code == "name_taken":
+        return NameTaken(
+            f"the name {name!r} belongs to another worker: choose another --name, or none for the token's own"
+        )
+    if error.status == 426:
+        return Outdated(f"{url} no longer accepts this agent: {detail or 'install a newer edgecontrol'}")
+    if error.status == 400 and error.code:
+        return BadConfig(f"{url} does not accept the registration: {detail}")
+    if known:
+        return None
+    if error.code == "not_edgecontrol" or (
+        error.status is not None and 400 <= error.status < 500 and not error.repeatable
+    ):
+        return WrongUrl(
+            f"{url} answers, but is not an EdgeControl control plane ({error.status or 'no JSON'}): check --url, "
+            "which is the address without /api/v1/edge"
+        )
+    if error.status is None:
+        return unreachable(error, url=url)
+    return None
+
+
+def unreachable(error: ApiError, *, url: str) -> AgentError:
+    """Tell a name that does not exist and a certificate that is not trusted from a machine that does not answer."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error.cause
+    while cause is not None and len(causes) < 10:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(isinstance(cause, socket.gaierror) or "NameResolution" in type(cause).__name__ for cause in causes):
+        return WrongUrl(f"the host name in {url} does not exist (as seen from here): check --url and DNS")
+    if any(isinstance(cause, requests.exceptions.SSLError) for cause in causes):
+        return WrongUrl(f"{error}: check that --url is right and that its certificate is trusted here")
+    if any(isinstance(cause, requests.exceptions.InvalidURL) for cause in causes):
+        return WrongUrl(f"{url} is not a web address: it must look like https://edge.example.com")
+    return Unreachable(
+        f"{error}, and never could be reached from here: check --url, that the control plane runs, proxy and firewall"
+    )

@@ -1,0 +1,80 @@
+"""Reports what became of each job until the control plane accepts it; the log gets a few seconds first, never more."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from agent.client import ApiError, Client
+from agent.held import Held
+from agent.jobs import Job
+from agent.log_shipper import pause
+
+log = logging.getLogger("agent.reports")
+
+#: How long the final report waits for the rest of the log.
+FLUSH_SECONDS = 5.0
+
+
+class Reporter:
+    """Every ended job's final report, each repeated by itself so that a bad one holds up no other."""
+
+    def __init__(self, *, client: Client, held: Held) -> None:
+        self.client = client
+        self.held = held
+
+    def step(self) -> float:
+        """Send the reports that are due. Returns how long none can become due by itself."""
+        next_at = time.monotonic() + 60.0
+        for job in self.held.all():
+            if job.result is None or job.gone or job.reported:
+                continue
+            due_at = self._due_at(job)
+            if due_at <= time.monotonic():
+                self._report(job)
+                due_at = self._due_at(job)
+            next_at = min(next_at, due_at)
+        return max(0.05, next_at - time.monotonic())
+
+    def _due_at(self, job: Job) -> float:
+        flushed_at = job.ended_at if job.log_done else job.ended_at + FLUSH_SECONDS
+        return max(flushed_at, job.report_after)
+
+    def _report(self, job: Job) -> None:
+        """Send one report. Raises ApiError when nobody answers at all."""
+        result = job.result or {}
+        size, digest = job.log_digest()
+        try:
+            self.client.report(
+                job.id,
+                {
+                    "attempt": job.attempt,
+                    "state": result["state"],
+                    "exit_code": result.get("exit_code"),
+                    "airflow_outcome": result.get("airflow_outcome", ""),
+                    "reason": result.get("reason", ""),
+                    "log_size": size,
+                    "log_sha256": digest,
+                },
+            )
+        except ApiError as error:
+            self._refused(job, error)
+            return
+        if result["state"] == "not_started":
+            self.held.forget(job)
+            return
+        job.reported = True
+        job.mark_reported()
+        self.held.settle(job)
+
+    def _refused(self, job: Job, error: ApiError) -> None:
+        if error.code == "stale_attempt" or error.status == 404:
+            log.warning("job %s attempt %d is no longer ours; its report was refused", job.id, job.attempt)
+            self.held.forget(job)
+            return
+        job.failures["report"] = job.failures.get("report", 0) + 1
+        job.report_after = time.monotonic() + pause(job.failures["report"], error)
+        if error.status is None or error.status == 401:
+            raise error
+        if not error.repeatable:
+            log.error("the report of job %s attempt %d is refused: %s", job.id, job.attempt, error)

@@ -1,0 +1,667 @@
+"""The task runner: decides how a job's process is started and what became of it; it never speaks to the control plane.
+
+One file of the standard library and Airflow, started by path in the task interpreter. It imports Airflow once,
+stays single-threaded and forks per job; each fork supervises one workload and leaves `exit.json` in the job's
+directory, which is all that the agent believes. The runner outlives the agent that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import gc
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+#: Imported before the first fork: what every job needs whatever its DAG imports.
+PRELOAD = (
+    "airflow.executors.base_executor",
+    "airflow.executors.workloads",
+    "airflow.sdk.execution_time.callback_supervisor",
+    "airflow.sdk.execution_time.supervisor",
+    "airflow.sdk.execution_time.task_runner",
+)
+#: Final states of Airflow that count as a failed job. All others (success, skipped, deferred, ...) are successes.
+FAILED_OUTCOMES = frozenset({"failed", "up_for_retry", "removed", "upstream_failed"})
+#: Answers by which Airflow says that it does not want this start, or this task, any more.
+UNWANTED = frozenset({404, 409, 410})
+#: What gateways and overloaded servers answer: the call may be repeated for the whole patience.
+OUTAGE = frozenset({408, 425, 429, 502, 503, 504})
+#: Local faults that pass: the start is given back instead of burning one of Airflow's retries.
+PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+
+
+class Stopped(Exception):
+    """The agent told this job to stop before its task had taken over the signals."""
+
+
+# --- one job: files ---------------------------------------------------------------------------------------------
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace the file in one step, so that readers see the old content or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def take_lock(directory: Path, *, patience_seconds: float = 2.0) -> int | None:
+    """Lock the job's directory for the life of this process; None when another living process has it.
+
+    A record lock, not flock: children of this process do not inherit it, so it ends with this process whatever
+    it leaves behind. The agent's own look at the lock takes it for an instant, hence the second try.
+    """
+    handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                import msvcrt
+
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            if time.monotonic() >= deadline:
+                os.close(handle)
+                return None
+            time.sleep(0.05)
+        else:
+            return handle
+
+
+def mark_started(directory: Path) -> bool:
+    """Claim the one start of this attempt. False when it was started before, however that ended."""
+    try:
+        handle = os.open(directory / "started", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w") as file:
+        json.dump({"pid": os.getpid(), "started_at": time.time()}, file)
+    return True
+
+
+def log_file(directory: Path, log_path: str) -> Path:
+    """Where Airflow writes the log of this job. ValueError when the path leaves the job's own directory."""
+    folder = (directory / "log").resolve()
+    path = (folder / (log_path or "task.log")).resolve()
+    if folder not in path.parents:
+        raise ValueError(f"the log path {log_path!r} leaves the job's directory")
+    return path
+
+
+def append_line(path: Path, *, level: str, event: str, **more: Any) -> None:
+    """Add a line to the job's log in the form of Airflow's own: a JSON object with timestamp, level, event, logger."""
+    stamp = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")  # noqa: UP017 (task interpreters may be 3.10)
+    line = {"timestamp": stamp, "level": level, "event": event, "logger": "edgecontrol.runner", **more}
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+
+
+# --- one job: what Airflow was told -------------------------------------------------------------------------------
+
+
+class Delivery:
+    """Carries this job's calls to Airflow and knows which of them arrived.
+
+    `supervise_task` returns 0 even when Airflow never heard the final state, so its exit code proves nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        patience_seconds: float,
+        network_errors: tuple[type[BaseException], ...],
+        on_start: Callable[[], None],
+        tell: Callable[[str, str], None],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.patience_seconds = patience_seconds
+        self.network_errors = network_errors
+        self.on_start = on_start  # called once, before Airflow is first asked to start
+        self.tell = tell  # (level, text) for the job's log
+        self.clock = clock
+        self.sleep = sleep
+        self.last_contact = clock()
+        self.away = False
+        self.started = False
+        self.accepted = ""  # the final state that Airflow took
+        self.refused = ""  # why Airflow did not want this start
+        self.unstarted = ""  # why the start did not reach Airflow, or was not allowed to
+        self.withdrawn = ""  # why Airflow ended a task that was running
+        self.undelivered = ""  # the last reason why the final state did not arrive
+
+    def call(self, *, method: str, url: str, body: Any, send: Callable[[], Any]) -> Any:
+        """Send until Airflow answers or the patience ends; a heartbeat is sent once (its interval is the retry)."""
+        kind = kind_of_call(method, url)
+        if kind == "start":
+            self.on_start()
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                response = send()
+            except Exception as error:
+                status = status_of(error)
+                if status is None and not isinstance(error, self.network_errors):
+                    raise
+                if is_answer(error, kind):
+                    # Refused after a try whose answer was lost: that try had been carried out.
+                    lost_before = tries > 1 and kind == "state" and status in UNWANTED
+                    self._heard(kind, body, error=None if lost_before else error)
+                    if lost_before:
+                        return error.response  # type: ignore[attr-defined]
+                    raise
+                if self._missed(kind, error, tries):
+                    self.sleep(min(10.0, 0.5 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.0))  # noqa: S311
+                elif kind == "heartbeat" and self._patient():
+                    return None
+                else:
+                    raise
+            else:
+                self._heard(kind, body, error=None)
+                return response
+
+    def _patient(self) -> bool:
+        return self.clock() - self.last_contact < self.patience_seconds
+
+    def _heard(self, kind: str, body: Any, *, error: Exception | None) -> None:
+        self.last_contact = self.clock()
+        if self.away:
+            self.away = False
+            self.tell("info", "Airflow's API server answers again")
+        status, text = status_of(error), describe(error)
+        if error is None:
+            self.started = self.started or kind == "start"
+            self.accepted = state_in(body) if kind == "state" else self.accepted
+        elif kind == "start" and status in UNWANTED:
+            self.refused = f"Airflow did not want this start: {text}"
+        elif kind == "start" and status in {401, 403}:
+            self.unstarted = f"Airflow did not accept the job's token: {text}"
+        elif kind == "heartbeat":
+            self.withdrawn = f"Airflow ended the task while it was running: {text}"
+        elif kind == "state":
+            self.undelivered = f"Airflow did not accept the state {state_in(body)}: {text}"
+
+    def _missed(self, kind: str, error: Exception, tries: int) -> bool:
+        """Note a try that did not reach Airflow; True when it is worth another."""
+        if not self.away:
+            self.away = True
+            self.tell(
+                "warning",
+                f"Airflow's API server cannot be reached ({describe(error)}); "
+                f"the task goes on and its calls are repeated for {self.patience_seconds:.0f} s",
+            )
+        if kind == "start":
+            self.unstarted = f"the start did not reach Airflow: {describe(error)}"
+        elif kind == "state":
+            self.undelivered = describe(error)
+        own_fault = status_of(error) in {500, 501} and kind == "other"
+        return kind != "heartbeat" and self._patient() and not (own_fault and tries >= 5)
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status that a failed call was answered with; None when there was no answer."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def is_answer(error: BaseException, kind: str) -> bool:
+    """Whether Airflow itself said this. A 4xx without its JSON comes from a gateway and counts as an outage."""
+    status = status_of(error)
+    if status is None or status >= 500 or status in OUTAGE or not hasattr(error, "detail"):
+        return False
+    return kind != "heartbeat" or status in UNWANTED
+
+
+def kind_of_call(method: str, url: str) -> str:
+    """`start`, `state`, `heartbeat` or `other`, from what the SDK's client is about to send."""
+    parts = url.strip("/").split("/")
+    if len(parts) >= 3 and parts[-3] == "task-instances":
+        return {"run": "start", "state": "state", "heartbeat": "heartbeat"}.get(parts[-1], "other")
+    return "other"
+
+
+def state_in(body: Any) -> str:
+    """The state that the body of a final-state call carries."""
+    try:
+        return str(json.loads(body)["state"])
+    except (TypeError, ValueError, KeyError):
+        return ""
+
+
+def describe(error: BaseException | None) -> str:
+    """One line for people: the kind of error, and what the server said about it."""
+    if error is None:
+        return ""
+    status = status_of(error)
+    name = str(status) if status is not None else type(error).__name__
+    return " ".join(f"{name} {getattr(error, 'detail', None) or error}".split())[:500]
+
+
+# --- one job: running it ----------------------------------------------------------------------------------------
+
+
+def outcome(*, delivery: Delivery, exit_code: int | None, error: BaseException | None) -> dict[str, Any]:
+    """What became of the job, as the agent will report it. Only what Airflow accepted counts as a result."""
+    state, reason = "failed", ""
+    if delivery.accepted:
+        state = "failed" if delivery.accepted in FAILED_OUTCOMES else "success"
+        reason = "" if state == "success" else f"Airflow holds the task as {delivery.accepted}"
+    elif delivery.refused:
+        state, reason = "refused", delivery.refused
+    elif not delivery.started and delivery.unstarted:
+        state, reason = "not_started", delivery.unstarted
+    elif not delivery.started and isinstance(error, OSError) and error.errno in PASSING_ERRORS:
+        state, reason = "not_started", f"this machine could not start it: {error}"
+    elif isinstance(error, Stopped):
+        state, reason = ("failed" if delivery.started else "not_started"), "stopped by the agent"
+    elif delivery.withdrawn:
+        reason = delivery.withdrawn
+    elif delivery.undelivered:
+        reason = f"result not delivered: {delivery.undelivered}"
+    elif error is not None:
+        reason = f"the supervisor failed: {describe(error)}"
+    else:
+        reason = "result not delivered: the task ended without a final state"
+    return {
+        "state": state,
+        "exit_code": exit_code,
+        "airflow_outcome": delivery.accepted,
+        "reason": reason,
+        "finished_at": time.time(),
+    }
+
+
+def forget_token(directory: Path, workload: dict[str, Any]) -> None:
+    """Nobody needs the token on disk once the one start of this attempt has read it."""
+    write_json(directory / "workload.json", {key: value for key, value in workload.items() if key != "token"})
+
+
+def airflow_client(*, server: str, token: str, delivery: Delivery) -> Any:
+    """The SDK's client, with every call carried by `delivery` instead of its own five tries."""
+    from airflow.sdk.api.client import Client
+
+    once = getattr(Client.request, "__wrapped__", Client.request)
+
+    class DeliveringClient(Client):
+        def request(self, method: str, url: Any, **options: Any) -> Any:
+            return delivery.call(
+                method=method,
+                url=str(url),
+                body=options.get("content"),
+                send=lambda: once(self, method, url, **options),
+            )
+
+    return DeliveringClient(base_url=server, token=token)
+
+
+def set_up_airflow(*, directory: Path, hostname: str) -> None:
+    """Adjust the imported Airflow to this job: where its log goes, its host name, and who decides about patience."""
+    from airflow.sdk.api import client
+    from airflow.sdk.execution_time import supervisor, task_runner
+
+    os.environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] = str(directory / "log")
+    # Not `[core] hostname_callable`: programs that a task starts would inherit it and could not import it.
+    for module in (client, task_runner):
+        module.get_hostname = lambda: hostname
+    # `Delivery` lets a heartbeat fail only when the patience is over; the SDK's own limit is about 31 s.
+    supervisor.MAX_FAILED_HEARTBEATS = 1
+
+
+def run_workload(*, workload: dict[str, Any], client: Any) -> int:
+    """Hand the workload to the supervisor that Airflow has for its kind, as `BaseExecutor.run_workload` does."""
+    from airflow.executors.workloads import ExecuteCallback, ExecuteTask, ExecutorWorkload, TestConnection
+    from pydantic import TypeAdapter
+
+    parsed = TypeAdapter(ExecutorWorkload).validate_python(workload)
+    with contextlib.suppress(ImportError):
+        from setproctitle import setproctitle
+
+        setproctitle(f"airflow supervisor: {parsed.display_name}")
+    if isinstance(parsed, ExecuteTask):
+        from airflow.sdk.execution_time.supervisor import supervise_task
+
+        return supervise_task(
+            ti=parsed.ti,
+            bundle_info=parsed.bundle_info,
+            dag_rel_path=parsed.dag_rel_path,
+            token=parsed.token,
+            client=client,
+            log_path=parsed.log_path or "task.log",
+            sentry_integration=getattr(parsed, "sentry_integration", ""),
+        )
+    if isinstance(parsed, ExecuteCallback):
+        from airflow.sdk.execution_time.callback_supervisor import supervise_callback
+
+        return supervise_callback(
+            id=parsed.callback.id,
+            callback_path=parsed.callback.data.get("path", ""),
+            callback_kwargs=parsed.callback.data.get("kwargs", {}),
+            dag_rel_path=parsed.dag_rel_path,
+            log_path=parsed.log_path or "task.log",
+            bundle_info=parsed.bundle_info,
+            token=parsed.token,
+            client=client,
+        )
+    if isinstance(parsed, TestConnection):
+        from airflow.sdk.execution_time.connection_test_supervisor import supervise_connection_test
+
+        return supervise_connection_test(
+            connection_test_id=parsed.connection_test_id,
+            connection_id=parsed.connection_id,
+            timeout=parsed.timeout,
+            token=parsed.token,
+            client=client,
+        )
+    raise ValueError(f"unknown kind of workload: {type(parsed).__name__}")
+
+
+def supervise(directory: Path) -> int:
+    """Run the job in this directory to its end and leave `exit.json`; the process ends with this call.
+
+    Does nothing when another process has the job, or had it: an attempt is started once.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    if take_lock(directory) is None or not mark_started(directory):
+        return 0
+    job = json.loads((directory / "job.json").read_text())
+    log = directory / "log" / "task.log"
+    delivery = Delivery(
+        patience_seconds=job["patience_seconds"],
+        network_errors=(),
+        on_start=(directory / "asked").touch,
+        tell=lambda level, text: append_line(log, level=level, event=text),
+    )
+    exit_code: int | None = None
+    failure: BaseException | None = None
+    try:
+        log = log_file(directory, job["log_path"])
+        workload = json.loads((directory / "workload.json").read_text())
+        forget_token(directory, workload)
+        preload()
+        import httpx
+
+        delivery.network_errors = (httpx.RequestError,)
+        set_up_airflow(directory=directory, hostname=job["hostname"])
+        client = airflow_client(server=job["execution_api_url"], token=workload["token"], delivery=delivery)
+        exit_code = run_workload(workload=workload, client=client)
+        if job["kind"] != "ExecuteTask" and exit_code == 0:
+            delivery.accepted = "success"  # these have no final state at Airflow; the executor tells it
+    except BaseException as error:
+        failure = error
+        traceback.print_exc()
+    result = outcome(delivery=delivery, exit_code=exit_code, error=failure)
+    if result["state"] != "success" and not delivery.accepted:
+        detail = "".join(traceback.format_exception(failure)) if failure is not None else ""
+        append_line(log, level="error", event=result["reason"], **({"error_detail_text": detail} if detail else {}))
+    write_json(directory / "exit.json", result)
+    return 0
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise Stopped
+
+
+# --- the fork server --------------------------------------------------------------------------------------------
+
+
+def preload() -> None:
+    """Import what every job needs. Raises whatever the task interpreter's Airflow raises."""
+    # Airflow warns about executors that need a better database than a worker has; a worker has none at all.
+    os.environ.setdefault("_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK", "1")
+    for name in PRELOAD:
+        importlib.import_module(name)
+
+
+def airflow_version() -> str:
+    """The version of the interpreter's Airflow without importing it; empty when there is none."""
+    for distribution in ("apache-airflow-core", "apache-airflow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(distribution)
+    return ""
+
+
+class ForkServer:
+    """Forks a process per job at the agent's word and tells it which have ended. Lines of JSON over a Unix socket."""
+
+    def __init__(self, *, listener: socket.socket, idle_seconds: float) -> None:
+        self.listener = listener
+        self.idle_seconds = idle_seconds
+        self.agents: dict[socket.socket, bytes] = {}
+        self.children: dict[int, str] = {}
+        self.ready = False
+        self.error = ""
+        self.draining = False
+        self.quiet_since = time.monotonic()
+        self.woken, self.waker = socket.socketpair()
+        for end in (self.woken, self.waker):
+            end.setblocking(False)
+
+    def load(self) -> None:
+        """Import Airflow once. A failure is told to the agents: this interpreter cannot run anything."""
+        try:
+            preload()
+            gc.collect()
+            gc.freeze()
+            self.ready = True
+        except BaseException as error:
+            traceback.print_exc()
+            self.error = describe(error)
+        if threads() > 1:
+            print(f"warning: {threads()} threads after the imports; a fork may hang", flush=True)  # noqa: T201
+        for agent in list(self.agents):
+            self._say(agent, self._state())
+
+    def finished(self) -> bool:
+        """Nothing runs here, and nobody will ask for more."""
+        if self.children:
+            return False
+        idle = not self.agents and time.monotonic() - self.quiet_since > self.idle_seconds
+        return self.draining or idle or bool(self.error and not self.agents)
+
+    def step(self, *, timeout: float) -> None:
+        """Handle what arrives within the timeout: agents, their orders, and ended children."""
+        readable, _, _ = select.select([self.listener, self.woken, *self.agents], [], [], timeout)
+        if self.woken in readable:
+            with contextlib.suppress(BlockingIOError):
+                self.woken.recv(4096)
+        # Orders of an agent that is gone come before those of its successor.
+        for agent in [agent for agent in readable if agent in self.agents]:
+            self._read(agent)
+        self._reap()
+        if self.listener in readable:
+            agent, _ = self.listener.accept()
+            agent.setblocking(False)
+            self.agents[agent] = b""
+            self._say(agent, self._state())
+        if self.agents or self.children:
+            self.quiet_since = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "event": "state",
+            "pid": os.getpid(),
+            "python": sys.version.split()[0],
+            "airflow_version": airflow_version(),
+            "ready": self.ready,
+            "error": self.error,
+            "jobs": {name: pid for pid, name in self.children.items()},
+        }
+
+    def _read(self, agent: socket.socket) -> None:
+        while agent in self.agents:
+            try:
+                data = agent.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                del self.agents[agent]
+                agent.close()
+                return
+            *lines, self.agents[agent] = (self.agents[agent] + data).split(b"\n")
+            for line in lines:
+                self._obey(agent, json.loads(line))
+
+    def _obey(self, agent: socket.socket, order: dict[str, Any]) -> None:
+        if order["op"] == "start":
+            self._start(agent, Path(order["directory"]))
+        elif order["op"] == "drain":
+            self.draining = True
+        elif order["op"] == "state":
+            self._say(agent, self._state())
+
+    def _start(self, agent: socket.socket, directory: Path) -> None:
+        if self.draining or not self.ready:
+            self._say(agent, {"event": "unstarted", "job": directory.name, "reason": self.error or "the runner ends"})
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._say(agent, {"event": "unstarted", "job": directory.name, "reason": f"cannot fork: {error}"})
+            return
+        if pid == 0:
+            self._become(directory)
+        self.children[pid] = directory.name
+        self._say(agent, {"event": "started", "job": directory.name, "pid": pid})
+
+    def _become(self, directory: Path) -> NoReturn:
+        """The forked child: leave everything of the server behind, run the job, exit."""
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            for end in (self.listener, self.woken, self.waker, *self.agents):
+                end.close()
+            enter(directory)
+            supervise(directory)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(0)
+
+    def _reap(self) -> None:
+        while self.children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            name = self.children.pop(pid, None)
+            if name is not None:
+                ended = {"event": "ended", "job": name, "pid": pid, "status": os.waitstatus_to_exitcode(status)}
+                for agent in list(self.agents):
+                    self._say(agent, ended)
+
+    def _say(self, agent: socket.socket, message: dict[str, Any]) -> None:
+        try:
+            agent.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            # It looks at the disk and asks for the state when it comes back.
+            self.agents.pop(agent, None)
+            agent.close()
+
+
+def enter(directory: Path) -> None:
+    """A session of its own for the job, its output in its own directory, and its mark for whatever it starts."""
+    os.setsid()
+    os.environ["EDGECONTROL_JOB"] = directory.name
+    output = os.open(directory / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.close(output)
+    os.close(nothing)
+
+
+def threads() -> int:
+    """How many threads this process has, C libraries' included where the system tells."""
+    try:
+        return len(list(Path("/proc/self/task").iterdir()))
+    except OSError:
+        return 1
+
+
+def listen(path: Path) -> socket.socket:
+    """Listen at the path. From within its directory, since a socket's name may have 107 bytes only."""
+    before = Path.cwd()
+    os.chdir(path.parent)
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path.name)
+        listener.listen(8)
+        return listener
+    finally:
+        os.chdir(before)
+
+
+def serve(path: Path, *, idle_seconds: float) -> None:
+    """Run until nothing is left to do, or nobody to do it for."""
+    server = ForkServer(listener=listen(path), idle_seconds=idle_seconds)
+    signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.set_wakeup_fd(server.waker.fileno(), warn_on_full_buffer=False)
+    try:
+        server.step(timeout=5.0)  # the agent waits for a first word before the seconds of importing
+        server.load()
+        while not server.finished():
+            server.step(timeout=1.0)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--socket", type=Path, help="serve an agent at this Unix socket")
+    mode.add_argument("--job", type=Path, help="run the one job in this directory, then exit")
+    mode.add_argument("--probe", action="store_true", help="print the version of Airflow as JSON, then exit")
+    parser.add_argument("--idle-seconds", type=float, default=60.0)
+    arguments = parser.parse_args()
+    here = str(Path(__file__).resolve().parent)
+    sys.path[:] = [entry for entry in sys.path if entry != here]
+    if arguments.probe:
+        print(json.dumps({"airflow_version": airflow_version(), "python": sys.version.split()[0]}))  # noqa: T201
+    elif arguments.job:
+        if hasattr(os, "setsid"):
+            enter(arguments.job)
+        return supervise(arguments.job)
+    else:
+        serve(arguments.socket, idle_seconds=arguments.idle_seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,312 @@
+"""The life of the agent: take over what is on disk, register, run the loops, drain, end; no request is decided here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from agent import PROTOCOL, __version__, sysinfo
+from agent.claims import Claims
+from agent.client import ApiError, Client
+from agent.config import Config
+from agent.errors import AgentError, AlreadyRunning, BadStateDir, Interrupted, SessionReplaced
+from agent.gate import Gate
+from agent.heartbeat import Heartbeat
+from agent.held import Held
+from agent.intake import Intake
+from agent.job_watch import JobWatch
+from agent.jobs import Found, Key, Spool, try_lock
+from agent.log_shipper import LogShipper
+from agent.loop import Loop
+from agent.orders import Orders
+from agent.registration import Registration
+from agent.reporter import Reporter
+from agent.runner_link import RunnerAway, make_runner, no_airflow
+
+log = logging.getLogger("agent")
+
+#: After the last job of a drain has ended: how long its report and log may take before the agent goes without them.
+#: What has not arrived then, the next agent process sends.
+DELIVERY_SECONDS = 60.0
+#: The same after jobs were stopped by a second signal.
+HASTY_DELIVERY_SECONDS = 10.0
+OFFLINE_SECONDS = 5.0
+
+
+class Worker:
+    """One agent process. `run` returns when it has drained or left, or raises the AgentError by which it has to end."""
+
+    def __init__(self, *, config: Config, environ: Mapping[str, str]) -> None:
+        self.config = config
+        self.boot_id = sysinfo.boot_id(config.boot_id)
+        self.orders = Orders(concurrency=config.concurrency)
+        self._attention = threading.Event()
+        self._signals: list[int] = []
+        self._fatal: AgentError | None = None
+        self._loops: dict[str, Loop] = {}
+        self._lock_state_dir()
+        self.client = Client(url=config.url, token=config.token, session=uuid.uuid4())
+        self.spool = Spool(state_dir=config.state_dir)
+        self.held = Held(spool=self.spool, concurrency=config.concurrency)
+        self.runner = make_runner(
+            task_start=config.task_start, task_python=config.task_python, state_dir=config.state_dir, environ=environ
+        )
+        self._execution_api_url = ""
+        self.gate = Gate(
+            runner_ready=lambda: self.runner.ready,
+            execution_api=lambda: self.client.execution_api_health(self._execution_api_url),
+        )
+        self.watch = JobWatch(
+            runner=self.runner,
+            held=self.held,
+            gate=self.gate,
+            boot_id=self.boot_id,
+            grace_seconds=config.kill_grace_seconds,
+        )
+        self._machine = sysinfo.machine(state_dir=config.state_dir, task_python=config.task_python)
+
+    def run(self) -> None:
+        """Work until told to end. Signals are read here, so this runs in the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        try:
+            self.runner.connect()
+        except RunnerAway as error:
+            raise no_airflow(self.config.task_python, str(error)) from None
+        lost = self._take_over()
+        answer = self._register(without=lost)
+        if answer is None:
+            return self._leave()
+        self._start(answer)
+        try:
+            self._wait()
+        finally:
+            for loop in self._loops.values():
+                loop.end()
+        return None
+
+    # --- start
+
+    def _lock_state_dir(self) -> None:
+        """One agent per state directory: two would start the same jobs."""
+        folder = self.config.state_dir
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            self._lock_handle = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise BadStateDir(
+                f"cannot use the state directory {folder} ({error.strerror}); choose one with --state-dir"
+            ) from None
+        if not try_lock(self._lock_handle):
+            raise AlreadyRunning(
+                f"another agent runs with the state directory {folder}: stop it, or give this one its own --state-dir"
+            )
+
+    def _take_over(self) -> set[Key]:
+        """Hold what an earlier process left. Returns what died with an earlier start of the machine."""
+        lost = set()
+        for job in self.spool.load():
+            if job.boot_id != self.boot_id and job.look() is Found.DIED:
+                lost.add(job.key)
+            self.watch.take_over(job)
+        return lost
+
+    def _register(self, *, without: set[Key]) -> dict[str, Any] | None:
+        """Register with all that can be accounted for; None when a signal came first."""
+        self._figures = self._sysinfo()
+        registration = Registration(
+            client=self.client, url=self.config.url, token_name=self.config.name, state_dir=self.config.state_dir
+        )
+        return registration.until_accepted(
+            {
+                "boot_id": self.boot_id,
+                "name": self.config.name,
+                "queues": self._queues(),
+                "concurrency": self.config.concurrency,
+                "agent_version": __version__,
+                "airflow_version": self.runner.airflow_version,
+                "protocol": PROTOCOL,
+                "sysinfo": self._figures,
+                "held": [
+                    entry for entry in self.held.unreported() if Key(entry["id"], entry["attempt"]) not in without
+                ],
+            },
+            interrupted=self._attention,
+        )
+
+    def _start(self, answer: dict[str, Any]) -> None:
+        self._execution_api_url = answer["execution_api_url"]
+        self.intake = Intake(
+            client=self.client,
+            spool=self.spool,
+            held=self.held,
+            gate=self.gate,
+            orders=self.orders,
+            starter=self.watch,
+            settings={
+                "execution_api_url": answer["execution_api_url"],
+                "patience_seconds": answer["outage_patience_seconds"],
+                "hostname": answer["name"],
+                "boot_id": self.boot_id,
+            },
+        )
+        self.claims = Claims(
+            client=self.client,
+            held=self.held,
+            gate=self.gate,
+            orders=self.orders,
+            intake=self.intake,
+            wait_seconds=answer["claim_wait_seconds"],
+        )
+        self.heartbeat = Heartbeat(
+            client=self.client,
+            held=self.held,
+            orders=self.orders,
+            interval_seconds=answer["heartbeat_seconds"],
+            concurrency=self.config.concurrency,
+            queues=self._queues(),
+            ready=lambda: self.runner.ready,
+            sysinfo=self._sysinfo,
+            on_gone=self._gone,
+        )
+        self.heartbeat.seed(self._figures)
+        self.heartbeat.obey(answer)
+        shipper = LogShipper(client=self.client, held=self.held, chunk_bytes=answer["log_chunk_bytes"])
+        reporter = Reporter(client=self.client, held=self.held)
+        for name, step in (
+            ("jobs", self.watch.step),
+            ("claims", self.claims.step),
+            ("heartbeat", self.heartbeat.step),
+            ("logs", shipper.step),
+            ("reports", reporter.step),
+        ):
+            self._loops[name] = Loop(name=name, step=step, on_fatal=self._on_fatal)
+        self.held.on_change = self.orders.on_change = self._changed
+        self.claims.wake, self.claims.fatal = self._loops["claims"].wake, self._on_fatal
+        for loop in self._loops.values():
+            loop.start()
+        unconfirmed = [job for job in self.held.active() if job.look() is Found.UNCONFIRMED]
+        threading.Thread(target=self.intake.confirm, args=(unconfirmed,), name="intake", daemon=True).start()
+        log.info("worker %s is registered at %s", answer["name"], self.config.url)
+
+    # --- life
+
+    def _wait(self) -> None:
+        """Until drained, told to leave, or unable to go on."""
+        while True:
+            self._attention.wait(timeout=1.0)
+            self._attention.clear()
+            if self._fatal is not None:
+                self._end_badly(self._fatal)
+            if self._signals and self._signals[0] == signal.SIGTERM and self.config.on_term == "leave":
+                return self._leave()
+            if self._signals and not self.orders.draining:
+                self._drain()
+            if len(self._signals) > 1:
+                return self._terminate()
+            if self.orders.draining and self._delivered(since=time.monotonic(), seconds=DELIVERY_SECONDS):
+                return self._offline()
+
+    def _drain(self) -> None:
+        log.info("draining: no new jobs, %d still run; a second signal stops them", len(self.held.active()))
+        self.orders.draining = True
+        self.orders.want_heartbeat()
+
+    def _delivered(self, *, since: float, seconds: float) -> bool:
+        """Whether nothing runs any more, and all is told or has had its time. Waits for reports, not for jobs."""
+        if self.held.active():
+            return False
+        while self.held.all() and time.monotonic() - since < seconds and len(self._signals) < 2 and not self._fatal:
+            time.sleep(0.1)
+        return True
+
+    def _terminate(self) -> None:
+        """Stop all jobs, give their reports a moment, end."""
+        jobs = self.held.active()
+        log.warning("stopping %d jobs; they are killed after %.0f s", len(jobs), self.config.kill_grace_seconds)
+        self.orders.terminating = self.orders.draining = True
+        self._stop_jobs(gone=False)
+        self._delivered(since=time.monotonic(), seconds=HASTY_DELIVERY_SECONDS)
+        self._offline()
+        if jobs:
+            raise Interrupted(f"{len(jobs)} jobs were stopped by a second signal")
+
+    def _end_badly(self, error: AgentError) -> None:
+        """Another agent has our identity: our jobs must not go on. Any other reason leaves them to the runner."""
+        self.orders.draining = True
+        self.claims.end()
+        self.intake.end()
+        if isinstance(error, SessionReplaced):
+            self._stop_jobs(gone=True)
+            self.runner.close(drain=True)
+        raise error
+
+    def _stop_jobs(self, *, gone: bool) -> None:
+        """Stop every job, and wait until the last process has gone: SIGTERM, the grace, SIGKILL."""
+        for job in self.held.all() if gone else self.held.active():
+            self.watch.stop(job, gone=gone)
+        deadline = time.monotonic() + self.config.kill_grace_seconds + 10.0
+        while self.held.active() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _offline(self) -> None:
+        """The last word to the control plane, and to the runner. Neither is waited for long."""
+        self.claims.end()
+        self.intake.end()
+        self._loops["heartbeat"].end()
+        self._loops["heartbeat"].join(timeout=OFFLINE_SECONDS)  # its word must not come after the last one
+        try:
+            self.heartbeat.send("offline", read_seconds=OFFLINE_SECONDS)
+        except (ApiError, AgentError) as error:
+            log.warning("could not say goodbye: %s", error)
+        left = len(self.held.all())
+        if left:
+            log.warning("%d reports or logs are still to be sent; the next start of the agent sends them", left)
+        self.runner.close(drain=True)
+        log.info("drained and offline")
+
+    def _leave(self) -> None:
+        log.info(
+            "leaving %d jobs to the task runner; the next start of the agent takes them over", len(self.held.active())
+        )
+        self.runner.close(drain=False)
+
+    # --- what other threads call
+
+    def _gone(self, key: Key, reason: str) -> None:
+        job = self.held.get(key)
+        if job is not None:
+            log.warning("job %s attempt %d is no longer ours (%s) and is stopped", key.id, key.attempt, reason)
+            self.watch.stop(job, gone=True)
+
+    def _changed(self) -> None:
+        for name in ("claims", "heartbeat", "logs", "reports"):
+            self._loops[name].wake()
+        if self.orders.draining:
+            self._attention.set()
+
+    def _on_fatal(self, error: AgentError) -> None:
+        self._fatal = self._fatal or error
+        self._attention.set()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._signals.append(number)
+        self._attention.set()
+
+    # --- what is told
+
+    def _queues(self) -> list[str] | None:
+        return None if self.config.queues is None else list(self.config.queues)
+
+    def _sysinfo(self) -> dict[str, Any]:
+        facts = {**self._machine, **sysinfo.figures(state_dir=self.config.state_dir)}
+        facts["airflow_version"] = self.runner.airflow_version
+        reason = self.claims.closed_because if "claims" in self._loops else ""
+        return {**facts, "not_working": reason} if reason else facts

@@ -1,0 +1,326 @@
+"""A control plane of one process for tests: the agent's API by the contract, faults by rule, and a ledger of what came.
+
+Beside it, under /execution/, the few calls of Airflow's Execution API that a stand-in task makes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+TOKEN = "ec_testkey_testsecret"
+API = "/api/v1/edge/"
+
+
+class Refusal(Exception):
+    def __init__(self, status: int, code: str, detail: str = "", **more: Any) -> None:
+        super().__init__(code)
+        self.status = status
+        self.body = {"code": code, "detail": detail or code, **more}
+
+
+@dataclass
+class FakeJob:
+    id: str
+    workload: dict[str, Any]
+    queue: str = "default"
+    slots: int = 1
+    kind: str = "ExecuteTask"
+    log_path: str = "dag_id=d/run_id=r/task_id=t/attempt=1.log"
+    state: str = "queued"
+    attempt: int = 0
+    claim_id: str = ""
+    report: dict[str, Any] | None = None
+    logs: dict[int, bytes] = field(default_factory=dict)
+    claimed_at: float = 0.0
+
+    @property
+    def log(self) -> bytes:
+        return self.logs.get(self.attempt, b"")
+
+
+class ControlPlane:
+    """Start it, add jobs, set faults, look at the ledger. One lock; a condition wakes parked claims."""
+
+    def __init__(self, *, port: int = 0) -> None:
+        self.changed = threading.Condition()
+        self.jobs: dict[str, FakeJob] = {}
+        self.requests: list[tuple[float, str, dict[str, Any]]] = []
+        self.registrations: list[dict[str, Any]] = []
+        self.heartbeats: list[dict[str, Any]] = []
+        self.session = ""
+        self.newest_claim = ""
+        self.requested = "active"
+        self.revision = 1
+        self.concurrency: int | None = None
+        self.enforce_concurrency = True
+        self.gone: list[dict[str, Any]] = []
+        self.token = TOKEN
+        self.settings: dict[str, Any] = {
+            "heartbeat_seconds": 1.0,
+            "claim_wait_seconds": 5.0,
+            "outage_patience_seconds": 20.0,
+            "log_chunk_bytes": 65536,
+            "log_cap_bytes": 1 << 20,
+        }
+        self.execution_healthy = True
+        self.starts: list[str] = []  # (task instance) starts that Airflow saw
+        self.states: list[tuple[str, str]] = []
+        self.execution_faults: list[Callable[[str], Refusal | None]] = []
+        #: (path) -> a Refusal to answer with, "drop" to carry the request out and lose the answer, or None.
+        self.fault: Callable[[str, int], Refusal | str | None] = lambda path, number: None
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Refuse connections from now on, as a control plane that is down."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        with self.changed:
+            self.session = "closed"
+            self.changed.notify_all()
+
+    def reopen(self) -> None:
+        """Come back at the same port, with everything that was stored."""
+        ThreadingHTTPServer.allow_reuse_address = True
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.session = self.registrations[-1]["session"] if self.registrations else ""
+        self._thread.start()
+
+    def add(self, task: dict[str, Any] | None = None, **options: Any) -> FakeJob:
+        """Queue a job whose stand-in task does what `task` says."""
+        job_id = str(uuid.uuid4())
+        workload = {
+            "type": options.get("kind", "ExecuteTask"),
+            "token": "task-token",
+            "log_path": options.get("log_path", FakeJob.log_path),
+            "ti": {"id": str(uuid.uuid4()), "task": task or {}},
+        }
+        job = FakeJob(id=job_id, workload=options.pop("workload", workload), **options)
+        with self.changed:
+            self.jobs[job.id] = job
+            self.changed.notify_all()
+        return job
+
+    def order(self, **changes: Any) -> None:
+        """Change what is wanted of the worker; its parked claim answers at once."""
+        with self.changed:
+            for name, value in changes.items():
+                setattr(self, name, value)
+            self.revision += 1
+            self.changed.notify_all()
+
+    def wait_for(self, condition: Callable[[], Any], *, seconds: float = 20.0) -> Any:
+        """Wait until the condition holds; fails the test after the time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if result := condition():
+                return result
+            time.sleep(0.02)
+        raise AssertionError(f"did not happen within {seconds} s")
+
+    def count(self, path: str) -> int:
+        with self.changed:
+            return sum(1 for _, seen, _ in self.requests if seen == path)
+
+    # --- endpoints
+
+    def orders(self, held: list[dict[str, Any]]) -> dict[str, Any]:
+        gone = []
+        for entry in held:
+            job = self.jobs.get(entry["id"])
+            if job is None or job.attempt != entry["attempt"] or job.state not in {"claimed", "running"}:
+                gone.append({**entry, "reason": "no longer yours"})
+        return {
+            "requested": self.requested,
+            "comment": "",
+            "queues": None,
+            "concurrency": self.concurrency or self.reported_concurrency,
+            "revision": self.revision,
+            "gone": gone,
+        }
+
+    def register(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.session = body["session"]
+        self.registrations.append(body)
+        self.reported_concurrency = body["concurrency"]
+        return {
+            "name": body["name"] or "edge-1",
+            "server_version": "0.1.0",
+            "execution_api_url": f"{self.url}/execution/",
+            **self.settings,
+            **self.orders(body["held"]),
+        }
+
+    def heartbeat(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.heartbeats.append(body)
+        return self.orders(body["held"])
+
+    def claim(self, body: dict[str, Any]) -> dict[str, Any]:
+        claim_id = body["claim_id"]
+        mine = [job for job in self.jobs.values() if job.claim_id == claim_id]
+        if not mine:
+            self.newest_claim = claim_id
+            self.changed.notify_all()
+            deadline = time.monotonic() + body["wait"]
+            while True:
+                due = self.revision != body["revision"]
+                mine = [] if due else self._pick(claim_id, body["free_slots"])
+                left = deadline - time.monotonic()
+                if mine or due or left <= 0 or self.newest_claim != claim_id or self.session == "closed":
+                    break
+                self.changed.wait(left)
+        offers = [self._offer(job) for job in mine if job.state == "claimed"]
+        return {"jobs": offers, "heartbeat_due": self.revision != body["revision"]}
+
+    def _pick(self, claim_id: str, free: int) -> list[FakeJob]:
+        if self.enforce_concurrency:
+            held = sum(job.slots for job in self.jobs.values() if job.state in {"claimed", "running"})
+            free = min(free, (self.concurrency or self.reported_concurrency) - held)
+        if self.requested != "active":
+            return []
+        picked = []
+        for job in self.jobs.values():
+            if job.state == "queued" and job.slots <= free:
+                free -= job.slots
+                job.state, job.claim_id, job.claimed_at = "claimed", claim_id, time.monotonic()
+                job.attempt += 1
+                picked.append(job)
+        return picked
+
+    def _offer(self, job: FakeJob) -> dict[str, Any]:
+        names = ("id", "attempt", "kind", "queue", "slots", "workload", "log_path")
+        return {name: getattr(job, name) for name in names}
+
+    def confirm(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = {"confirmed": [], "refused": []}
+        for entry in body["jobs"]:
+            job = self.jobs.get(entry["id"])
+            if job and job.attempt == entry["attempt"] and job.state in {"claimed", "running"}:
+                job.state = "running"
+                answer["confirmed"].append(entry)
+            else:
+                answer["refused"].append({**entry, "code": "stale_attempt", "detail": ""})
+        return answer
+
+    def report(self, job_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        job = self.jobs[job_id]
+        if job.attempt != body["attempt"] or job.state in {"lost", "revoked", "queued"}:
+            raise Refusal(409, "stale_attempt")
+        job.report = body
+        job.state = "queued" if body["state"] == "not_started" else body["state"]
+        if job.state == "queued":
+            job.claim_id = ""
+        self.changed.notify_all()
+        return {"state": job.state}
+
+    def append(self, job_id: str, attempt: int, offset: int, data: bytes) -> dict[str, Any]:
+        job = self.jobs[job_id]
+        have = job.logs.get(attempt, b"")
+        if offset + len(data) > self.settings["log_cap_bytes"]:
+            raise Refusal(413, "log_full")
+        if offset > len(have):
+            raise Refusal(409, "wrong_offset", size=len(have))
+        if offset == len(have):
+            job.logs[attempt] = have + data
+        return {"size": len(job.logs.get(attempt, b""))}
+
+    def execution(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        for fault in self.execution_faults:
+            if (refusal := fault(path)) is not None:
+                raise refusal
+        if path == "health":
+            return (200, {"status": "healthy"}) if self.execution_healthy else (503, {})
+        if not self.execution_healthy:
+            return 503, {}
+        _, task, verb = path.split("/")
+        if verb == "run":
+            self.starts.append(task)
+        elif verb == "state":
+            self.states.append((task, json.loads(body)["state"]))
+        return 200, {}
+
+    # --- HTTP
+
+    def answer(self, method: str, path: str, query: str, headers: Any, raw: bytes) -> tuple[int, dict[str, Any]]:
+        name = path.removeprefix(API)
+        is_log = name.startswith("logs/")
+        body = {} if is_log or not raw else json.loads(raw)
+        kind = "logs" if is_log else "jobs/report" if name.endswith("/report") else name
+        with self.changed:
+            self.requests.append((time.monotonic(), kind, body))
+            number = sum(1 for _, seen, _ in self.requests if seen == kind)
+        fault = self.fault(kind, number)
+        if isinstance(fault, Refusal):
+            raise fault
+        if headers.get("Authorization") != f"Bearer {self.token}":
+            raise Refusal(401, "bad_token", "unknown token")
+        with self.changed:
+            if kind != "workers/register" and headers.get("Edge-Session") != self.session:
+                raise Refusal(409, "session_replaced")
+            if kind == "jobs/report":
+                result = self.report(name.split("/")[1], body)
+            elif is_log:
+                _, job_id, attempt = name.split("/")
+                result = self.append(job_id, int(attempt), int(parse_qs(query)["offset"][0]), raw)
+            else:
+                calls = {
+                    "workers/register": self.register,
+                    "workers/heartbeat": self.heartbeat,
+                    "jobs/claim": self.claim,
+                    "jobs/confirm": self.confirm,
+                }
+                result = calls[name](body)
+        if fault == "drop":
+            raise ConnectionAbortedError
+        return 200, result
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        plane = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one(self) -> None:
+                raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                parts = urlsplit(self.path)
+                try:
+                    if parts.path.startswith("/execution/"):
+                        status, body = plane.execution(self.command, parts.path.removeprefix("/execution/"), raw)
+                    else:
+                        status, body = plane.answer(self.command, parts.path, parts.query, self.headers, raw)
+                except Refusal as refusal:
+                    status, body = refusal.status, refusal.body
+                except ConnectionAbortedError:
+                    self.close_connection = True
+                    return
+                content = json.dumps(body).encode()
+                try:
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+                except OSError:
+                    self.close_connection = True
+
+            do_GET = do_POST = do_PATCH = do_PUT = handle_one
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        return Handler
