@@ -7,12 +7,17 @@ Nothing else on the server reads the environment. A secret may come from a file:
 from __future__ import annotations
 
 import difflib
+import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
 from django.core.exceptions import ImproperlyConfigured
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "EDGECONTROL_"
@@ -69,6 +74,29 @@ class Environment(BaseSettings):
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_database_url(cls, value: str) -> str:
+        try:
+            conninfo_to_dict(value)
+        except ProgrammingError:
+            raise PydanticCustomError("url", "not a libpq URL such as postgresql://user@host/database") from None
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if not re.fullmatch(r"(\[[0-9a-f:.]+\]|[\w.-]+):\d{1,5}", value):
+            raise PydanticCustomError("address", "not an address such as 127.0.0.1:8086")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_level(cls, value: str) -> str:
+        if value not in logging.getLevelNamesMapping():
+            raise PydanticCustomError("level", "one of DEBUG, INFO, WARNING, ERROR")
+        return value
+
 
 def read() -> Environment:
     """Read and check the environment.
@@ -85,6 +113,8 @@ def read() -> Environment:
                 values[name.lower()] = Path(path).read_text().strip()
             except OSError as error:
                 mistakes.append(f"{PREFIX}{name}_FILE: cannot read {path}: {error.strerror}")
+            except UnicodeDecodeError:
+                mistakes.append(f"{PREFIX}{name}_FILE: {path} is not a text file")
     try:
         environment = Environment(**values)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -100,12 +130,12 @@ def read() -> Environment:
 
 
 def _unknown_names(given: dict[str, str]) -> list[str]:
-    known = {PREFIX + name.upper() for name in Environment.model_fields} | {f"{PREFIX}{n}_FILE" for n in _FROM_FILE}
-    unknown = sorted(name for name in given if name.startswith(PREFIX) and name not in known)
+    known = {name.upper() for name in Environment.model_fields} | {f"{name}_FILE" for name in _FROM_FILE}
     mistakes = []
-    for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1)
-        mistakes.append(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    for name in sorted(name.removeprefix(PREFIX) for name in given if name.startswith(PREFIX)):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            mistakes.append(f"{PREFIX}{name}: no such setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
     return mistakes
 
 

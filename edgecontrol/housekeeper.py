@@ -11,10 +11,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
+from django.db.models.functions import Now
 
 from jobs_app import lifecycle
 from workers_app import registry
@@ -34,8 +35,8 @@ class Housekeeper:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._stop = threading.Event()
-        #: Since when the database has answered every step; None while it is away.
-        self._at_hand_since: float | None = None
+        #: Since when every step found the database at hand and somebody of the fleet heard; None while not.
+        self._heard_since: float | None = None
         self._alarmed_at = float("-inf")
 
     def start(self) -> None:
@@ -49,7 +50,7 @@ class Housekeeper:
             try:
                 self.step()
             except (DatabaseError, InterfaceError) as error:
-                self._at_hand_since = None
+                self._heard_since = None
                 log.warning("housekeeper: the database is away: %s", error)
             except Exception:
                 log.exception("housekeeper: step failed")
@@ -63,36 +64,39 @@ class Housekeeper:
             log.warning("released %d claims that were not confirmed within %d s", released, ours.release_after_seconds)
         for name in registry.mark_silent(after_seconds=ours.silent_after_seconds):
             log.warning("worker %s is silent", name)
-        if self._at_hand_since is None:
-            self._at_hand_since = self._clock()
-        if self._clock() - self._at_hand_since >= ours.outage_patience_seconds:
-            self._give_up_lost()
+        self._give_up_lost()
         if deleted := lifecycle.purge(older_than_days=ours.retention_days):
             log.info("deleted %d jobs older than %d days", deleted, ours.retention_days)
 
     def _give_up_lost(self) -> None:
-        """Give up the jobs of workers that stayed silent while others were heard.
+        """Give up the jobs of workers that stayed silent while others were heard for a full patience.
 
         Silence is measured against the newest heartbeat of the whole fleet, not against the wall
-        clock: while no heartbeat at all is stored, time stands still.
+        clock. While nobody at all is heard the fault is ours, and afterwards everybody has a full patience to call.
         """
         ours = settings.EDGECONTROL
-        talkative = Worker.objects.exclude(reported=Reported.OFFLINE).values_list("pk", "last_heartbeat")
-        fleet = [(pk, heard) for pk, heard in talkative if heard is not None]
-        if not fleet:
+        talkative = Worker.objects.exclude(reported=Reported.OFFLINE).values_list("pk", "last_heartbeat", Now())
+        fleet = [(pk, heard, now) for pk, heard, now in talkative if heard is not None]
+        newest = max((heard for _, heard, _ in fleet), default=None)
+        if newest is None or fleet[0][2] - newest > timedelta(seconds=ours.silent_after_seconds):
+            self._heard_since = None
             return
-        newest = max(heard for _, heard in fleet)
+        if self._heard_since is None:
+            self._heard_since = self._clock()
+        if self._clock() - self._heard_since < ours.outage_patience_seconds:
+            return
+        silences = {pk: newest - heard for pk, heard, _ in fleet}
         limit = ours.outage_patience_seconds + LOST_MARGIN_SECONDS
-        if self._most_fell_silent(fleet=fleet, newest=newest):
+        given_up = [pk for pk, silence in silences.items() if silence > timedelta(seconds=limit)]
+        if not given_up or self._most_fell_silent(list(silences.values())):
             return
-        given_up = [pk for pk, heard in fleet if newest - heard > timedelta(seconds=limit)]
-        if given_up and (lost := lifecycle.lose_silent(worker_ids=given_up, silent_seconds=limit)):
+        if lost := lifecycle.lose_silent(worker_ids=given_up, silent_seconds=limit):
             log.warning("gave up %d jobs of workers that were silent for more than %d s", lost, limit)
 
-    def _most_fell_silent(self, *, fleet: list[tuple[int, datetime]], newest: datetime) -> bool:
+    def _most_fell_silent(self, silences: list[timedelta]) -> bool:
         """More than half of the fleet at once is a fault of ours or of the network: raise an alarm, give up nothing."""
-        recent = [newest - heard for _, heard in fleet if newest - heard <= FLEET_WINDOW]
-        silent = sum(age > timedelta(seconds=settings.EDGECONTROL.silent_after_seconds) for age in recent)
+        recent = [silence for silence in silences if silence <= FLEET_WINDOW]
+        silent = sum(silence > timedelta(seconds=settings.EDGECONTROL.silent_after_seconds) for silence in recent)
         if silent * 2 <= len(recent):
             return False
         if self._clock() - self._alarmed_at >= _ALARM_EVERY_SECONDS:

@@ -60,6 +60,8 @@ class Poll:
 
         Raises Busy when too many polls are parked already.
         """
+        if self._hub.stopping:
+            return False
         with self._hub.place(), outside():
             self.woken.wait(min(seconds, RECHECK_SECONDS))
             self.woken.clear()

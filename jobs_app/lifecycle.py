@@ -74,21 +74,19 @@ def claim(*, worker: Worker, claim_id: UUID, free_slots: int, revision: int, fir
     """
     with transaction.atomic():
         if first:
-            repeated = worker.claim_id == claim_id
             registry.touch(worker=worker, changes={"claim_id": claim_id})
             worker.claim_id = claim_id
         else:
-            repeated = False
             seen = worker.session
             worker.refresh_from_db(from_queryset=Worker.objects.select_for_update(no_key=True))
             if worker.session != seen or worker.claim_id != claim_id:
                 return Claim(jobs=[], superseded=True)
+        # Before the revision: an agent that hears of new orders takes a new claim_id.
+        answered = list(Job.objects.filter(worker=worker, state=JobState.CLAIMED, claim_id=claim_id))
+        if answered:
+            return Claim(jobs=answered)
         if worker.revision != revision:
             return Claim(jobs=[], heartbeat_due=True)
-        if repeated:
-            jobs = list(Job.objects.filter(worker=worker, state=JobState.CLAIMED, claim_id=claim_id))
-            if jobs:
-                return Claim(jobs=jobs)
         if free_slots < 1 or worker.requested != Requested.ACTIVE:
             return Claim(jobs=[])
         picked = picking.pick(worker=worker, free_slots=free_slots)

@@ -130,37 +130,33 @@ def heartbeat(
 
     Raises SessionReplaced when a newer session has begun since `worker` was read.
     """
-    worker.reported, worker.jobs_active, worker.queues, worker.concurrency = (
-        reported,
-        jobs_active,
-        queues,
-        concurrency,
-    )
+    worker.jobs_active, worker.queues, worker.concurrency = jobs_active, queues, concurrency
     changes: dict[str, Any] = {"jobs_active": jobs_active, "queues": queues, "concurrency": concurrency}
     if sysinfo is not None and sysinfo != worker.sysinfo:
         changes["sysinfo"] = sysinfo
-    touch(worker=worker, changes=changes)
+    touch(worker=worker, reported=reported, changes=changes)
 
 
-def touch(*, worker: Worker, changes: dict[str, Any] | None = None) -> None:
-    """Note a sign of life. One UPDATE guarded by session and revision, so an operator's wish is never overwritten."""
+def touch(*, worker: Worker, reported: Reported | None = None, changes: dict[str, Any] | None = None) -> None:
+    """Note a sign of life, and what the agent says of itself if it says something.
+
+    One UPDATE guarded by all that the shown state is made of, so neither an operator's wish nor a
+    heartbeat that came meanwhile is overwritten. Updates `worker` in place. Raises SessionReplaced.
+    """
     for _ in range(5):
-        state = shown_state(requested=Requested(worker.requested), reported=Reported(worker.reported), silent=False)
-        updated = Worker.objects.filter(pk=worker.pk, session=worker.session, revision=worker.revision).update(
-            last_heartbeat=Now(), reported=worker.reported, state=state, **(changes or {})
+        seen = {"session": worker.session, "revision": worker.revision, "reported": worker.reported}
+        said = reported or Reported(worker.reported)
+        state = shown_state(requested=Requested(worker.requested), reported=said, silent=False)
+        updated = Worker.objects.filter(pk=worker.pk, **seen).update(
+            last_heartbeat=Now(), reported=said, state=state, **(changes or {})
         )
         if updated:
+            worker.reported, worker.state = said, state
             return
         session = worker.session
-        fresh = Worker.objects.get(pk=worker.pk)
-        if fresh.session != session:
+        worker.refresh_from_db()
+        if worker.session != session:
             raise SessionReplaced
-        worker.revision, worker.requested, worker.requested_comment = (
-            fresh.revision,
-            fresh.requested,
-            fresh.requested_comment,
-        )
-        worker.concurrency_override, worker.allowed_queues = fresh.concurrency_override, fresh.allowed_queues
     raise Refusal("This worker is being changed too often; try again.")
 
 
