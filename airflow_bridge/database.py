@@ -38,7 +38,7 @@ class StoreAway(StoreError):
 
 
 class StoreNotReady(StoreError):
-    """The database answers, but EdgeControl's tables are not there yet (`manage.py migrate`), or not for us."""
+    """The database answers, but EdgeControl's tables are not there yet, or not for us."""
 
 
 class RowRefused(StoreError):
@@ -64,10 +64,10 @@ def libpq_url(url: str) -> str:
 
 def classify(error: psycopg.Error) -> StoreError:
     """What a failure of the driver means for the caller."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join((error.diag.message_primary or str(error) or type(error).__name__).split())
     state = error.sqlstate or ""
     if state.startswith(_SCHEMA_ERRORS):
-        return StoreNotReady(text)
+        return StoreNotReady(f"{text}; the control plane makes and changes the tables when it starts")
     # Without a state the driver itself refused a value, such as NUL in a text.
     if state.startswith(_ROW_ERRORS) or (not state and isinstance(error, psycopg.DataError)):
         return RowRefused(text)
