@@ -596,7 +596,8 @@ class ForkServer:
 
 def enter(directory: Path) -> None:
     """A session of its own for the job, its output in its own directory, and its mark for whatever it starts."""
-    os.setsid()
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     os.environ["EDGECONTROL_JOB"] = directory.name
     output = os.open(directory / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -1,0 +1,114 @@
+"""Real agent processes against a control plane of one process; tasks run in the real runner, on a stand-in for Airflow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.agent.control_plane import TOKEN, ControlPlane
+
+ROOT = Path(__file__).resolve().parents[3]
+STAND_IN = Path(__file__).resolve().parent / "stand_in"
+
+
+class Agent:
+    """One `python -m agent run`, and what can be seen of it from outside."""
+
+    def __init__(self, *, folder: Path, url: str, flags: list[str], environ: dict[str, str]) -> None:
+        self.folder = folder
+        self.state_dir = folder / "state"
+        self.witness_file = folder / "witness"
+        self.stderr_file = folder / f"stderr-{time.monotonic_ns()}"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE", "AIRFLOW"))}
+        command = [sys.executable, "-m", "agent", "run", "--url", url, "--state-dir", str(self.state_dir), *flags]
+        with self.stderr_file.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stderr=stderr,
+                env={
+                    **inherited,
+                    "PYTHONPATH": str(STAND_IN),
+                    "WITNESS": str(self.witness_file),
+                    "EDGE_AGENT_TOKEN": TOKEN,
+                    **environ,
+                },
+            )
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_file.read_text()
+
+    def starts(self) -> list[dict[str, Any]]:
+        """What the tasks themselves witnessed: one entry per task that began."""
+        if not self.witness_file.exists():
+            return []
+        return [json.loads(line) for line in self.witness_file.read_text().splitlines()]
+
+    def held(self) -> list[Path]:
+        return sorted(self.state_dir.glob("jobs/*.*"))
+
+    def runners(self) -> list[psutil.Process]:
+        """The fork servers and their jobs: processes whose command line names this test's own directory."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if str(self.folder) in (line := " ".join(process.cmdline())) and "/runner/runner" in line:
+                    found.append(process)
+        return found
+
+    def fork_server(self) -> psutil.Process:
+        return min(self.runners(), key=lambda process: process.create_time())
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, *, seconds: float = 20.0) -> int:
+        return self.process.wait(timeout=seconds)
+
+    def kill(self) -> None:
+        """What a crash leaves behind: the runner and the jobs live on."""
+        self.process.kill()
+        self.process.wait()
+
+    def clean_up(self) -> None:
+        self.kill()
+        for process in self.runners():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        for start in self.starts():
+            with contextlib.suppress(OSError):
+                os.killpg(start["pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def plane() -> Iterator[ControlPlane]:
+    plane = ControlPlane()
+    yield plane
+    plane.close()
+
+
+@pytest.fixture
+def start_agent(tmp_path: Path, plane: ControlPlane) -> Iterator[Callable[..., Agent]]:
+    """Start an agent at the test's control plane; calling it again restarts it on the same state directory."""
+    agents = []
+
+    def start(*flags: str, url: str | None = None, **environ: str) -> Agent:
+        agent = Agent(folder=tmp_path, url=url or plane.url, flags=list(flags), environ=environ)
+        agents.append(agent)
+        return agent
+
+    yield start
+    for agent in agents:
+        agent.clean_up()

@@ -1,0 +1,88 @@
+"""What a real supervisor does: fork the task into a group of its own, /run, heartbeats, signals, /state."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+MAX_FAILED_HEARTBEATS = 3
+HEARTBEAT_SECONDS = 0.3
+
+
+def supervise_task(*, ti: dict[str, Any], client: Any, log_path: str, **rest: Any) -> int:
+    task = ti["task"]
+    if "raise" in task:
+        raise RuntimeError(task["raise"])
+    if "errno" in task:
+        raise OSError(task["errno"], "made by the test")
+    path = Path(os.environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"]) / log_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ready, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if task.get("ignore_term") else signal.SIG_DFL)
+        os.close(go)
+        if os.read(ready, 1) == b"":
+            os._exit(1)
+        code = run_task(task, path)
+        os._exit(code)
+    try:
+        client.request("PATCH", f"task-instances/{ti['id']}/run", content=b"{}")
+    except Exception:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(pid, number))
+    os.write(go, b"x")
+    failures = 0
+    beat_at = time.monotonic()
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() - beat_at > HEARTBEAT_SECONDS:
+            beat_at = time.monotonic()
+            try:
+                client.request("PUT", f"task-instances/{ti['id']}/heartbeat", content=b"{}")
+                failures = 0
+            except Exception:
+                failures += 1
+                if failures >= MAX_FAILED_HEARTBEATS:
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    code = os.waitstatus_to_exitcode(status)
+    state = task.get("state", "success") if code == 0 else "failed"
+    with suppress(Exception):
+        client.request("PATCH", f"task-instances/{ti['id']}/state", content=json.dumps({"state": state}).encode())
+    return code
+
+
+def run_task(task: dict[str, Any], path: Path) -> int:
+    with path.open("ab") as log:
+        witness = os.environ.get("WITNESS")
+        if witness:
+            names = [name for name in os.environ if name.startswith(("EDGE", "AIRFLOW"))]
+            with Path(witness).open("a") as file:
+                file.write(json.dumps({"job": os.environ["EDGECONTROL_JOB"], "pid": os.getpid(), "env": names}) + "\n")
+        if task.get("child"):
+            child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+            log.write(json.dumps({"child": child.pid}).encode() + b"\n")
+        log.write(os.urandom(task.get("bytes", 0)))
+        log.flush()
+        deadline = time.monotonic() + task.get("seconds", 0)
+        count = 0
+        while time.monotonic() < deadline:
+            log.write(json.dumps({"event": f"tick {count} äöü"}, ensure_ascii=False).encode() + b"\n")
+            log.flush()
+            count += 1
+            time.sleep(0.05)
+    sys.stdout.flush()
+    return int(task.get("code", 0))
