@@ -18,7 +18,7 @@ from typing import Any, Self
 from .airflow_api import FINISHED, AirflowApi
 from .database import addresses
 from .environments import ADMIN, Environments, free_port
-from .parts import DAG_ID, Part, Parts
+from .parts import DAG_ID, WORKER, Part, Parts
 from .processes import PartFailed, Processes, only_one
 from .screen import Screen
 
@@ -135,6 +135,10 @@ class Demo:
         tasks = self.airflow.task_instances(DAG_ID, run_id)
         if run["state"] == "failed":
             raise self._failure_of(run_id, tasks)
+        while self.parts.unfinished_jobs(
+            run_id
+        ):  # Airflow knows of a task's end a moment before its agent has reported it
+            self.look(f"Waiting for the last report of {WORKER}")
         self.screen.done(f"{DAG_ID}: {len(tasks)} tasks", time.monotonic() - began)
         return Outcome(run_id, self._worker_of(run_id), run["duration"], len(tasks))
 

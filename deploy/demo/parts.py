@@ -61,6 +61,7 @@ class Parts:
             f"--concurrency={CONCURRENCY}",
             f"--name={WORKER}",
             f"--state-dir={of.state_dir / 'agent'}",
+            "--kill-grace-seconds=2",
         )
         return [
             self._program(
@@ -121,6 +122,11 @@ class Parts:
         """Read from one of the databases."""
         with psycopg.connect(self.programs.databases[database]) as connection:
             return connection.execute(query, values).fetchall()
+
+    def unfinished_jobs(self, run_id: str) -> int:
+        """Count the jobs of a run that no agent has reported yet."""
+        query: LiteralString = "SELECT count(*) FROM edgecontrol.job WHERE run_id = %s AND finished_at IS NULL"
+        return int(self.rows("edgecontrol", query, run_id)[0][0])
 
     def _airflow(self, name: str, *options: str, is_ready: Callable[[], bool]) -> Part:
         argv = ["-m", "airflow", name, *options]

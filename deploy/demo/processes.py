@@ -87,7 +87,7 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C reaches the demo alone, which stops things in order
-                preexec_fn=_end_with_parent,
+                preexec_fn=_in_the_child,
             )
         child = Child(name, popen, log, serves, **kwargs)
         self.children.append(child)
@@ -192,9 +192,10 @@ def _signal(processes: Iterable[psutil.Process], send: Callable[[psutil.Process]
             send(process)
 
 
-def _end_with_parent() -> None:
-    """In the child: be told to stop when the demo dies, even by kill -9."""
+def _in_the_child() -> None:
+    """Be told to stop when the demo dies, even by kill -9; and hear SIGINT, which a shell's `&` makes deaf to."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def adopt_orphans() -> None:
