@@ -6,7 +6,6 @@ DEMO_STATE_DIR is where it keeps everything (.demo), DEMO_SECONDS how long the e
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -22,8 +21,6 @@ def main() -> int:
     once = os.environ.get("ONCE", "") not in ("", "0")
     state_dir = Path(os.environ.get("DEMO_STATE_DIR") or CHECKOUT / ".demo")
     seconds = float(os.environ.get("DEMO_SECONDS") or 300)
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, signal.default_int_handler)
     outcome = None
     try:
         with Demo(state_dir, screen=screen, seconds=seconds) as demo:

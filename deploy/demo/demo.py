@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 from .airflow_api import FINISHED, AirflowApi
@@ -21,6 +21,9 @@ from .environments import ADMIN, Environments, free_port
 from .parts import DAG_ID, WORKER, Part, Parts
 from .processes import PartFailed, Processes, only_one
 from .screen import Screen
+
+#: What ends the demo, all in the same orderly way.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Demo:
         self.deadline = time.monotonic() + self.seconds
         self.state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = only_one(self.state_dir)
+        # Only noted, and looked at in `look`: an exception raised anywhere could get lost in the middle of a fork,
+        # and an impatient second Ctrl-C could leave half of everything running.
+        self.interrupted = False
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in INTERRUPTS}
         self.processes = Processes(self.state_dir)
         began = time.monotonic()
         if count := self.processes.stop_leftovers():
@@ -68,11 +75,10 @@ class Demo:
     ) -> None:
         began = time.monotonic()
         self.screen.now("Stopping everything")
-        # An impatient second Ctrl-C must not leave half of it running.
-        interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.processes.stop()
-        signal.signal(signal.SIGINT, interrupts)
         self._lock.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         self.screen.done("everything stopped", time.monotonic() - began)
 
     def start(self) -> None:
@@ -97,18 +103,28 @@ class Demo:
         self.parts.remember_migration()
 
     def look(self, what: str) -> None:
-        """Show what goes on, then wait a moment. Raises PartFailed when a part died or the time is over."""
+        """Show what goes on, then wait a moment.
+
+        Raises PartFailed when a part died or the time is over, KeyboardInterrupt after Ctrl-C.
+        """
         self.screen.now(what)
-        self.processes.check()
         if time.monotonic() > self.deadline:
             raise PartFailed(what, f"and not done after {self.seconds:.0f} s", self.processes.logs)
-        time.sleep(0.1)
+        self._watch()
 
     def stay(self) -> None:
-        """Keep everything up for as long as it takes. Raises PartFailed when a part dies."""
+        """Keep everything up until Ctrl-C. Raises PartFailed when a part dies, and KeyboardInterrupt."""
         while True:
-            self.processes.check()
-            time.sleep(0.2)
+            self._watch()
+
+    def _watch(self) -> None:
+        self.processes.check()
+        if self.interrupted:
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
 
     def run_example(self, watch: Callable[[str], object] = lambda run_id: None) -> Outcome:
         """Trigger the example DAG and follow it to its end; `watch` is called with the run's id all along.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -32,10 +35,11 @@ class Run:
 
     outcome: Outcome
     airflow_log_folder: Path
-    agent_folder: Path
+    #: The agent's file of each job and attempt.
+    files: dict[tuple[UUID, int], bytes]
     task_instances: list[dict[str, Any]] = field(default_factory=list)
     jobs: list[dict[str, Any]] = field(default_factory=list)
-    chunks: dict[tuple[Any, int], bytes] = field(default_factory=dict)
+    chunks: dict[tuple[UUID, int], bytes] = field(default_factory=dict)
     #: What Airflow's REST API showed of tasks that were running, and of all tries in the end.
     live_logs: list[tuple[Try, list[Line]]] = field(default_factory=list)
     final_logs: dict[Try, list[Line]] = field(default_factory=dict)
@@ -53,11 +57,36 @@ class Run:
         return without_equal_neighbours(lines)
 
 
+class Keeper(threading.Thread):
+    """Keeps a second name of each log file in the agent's spool, since the agent drops a log that has arrived."""
+
+    def __init__(self, spool: Path, kept: Path) -> None:
+        super().__init__(daemon=True)
+        self.spool, self.kept = spool, kept
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.02):
+            for log in self.spool.glob("*.*/log/**/*.log"):
+                name = self.kept / log.relative_to(self.spool).parts[0]
+                with contextlib.suppress(FileNotFoundError, FileExistsError):
+                    name.hardlink_to(log)
+
+    def logs(self) -> dict[tuple[UUID, int], bytes]:
+        """Return the agent's file for each (job, attempt)."""
+        self.ended.set()
+        self.join()
+        pairs = {path: path.name.rpartition(".") for path in self.kept.iterdir()}
+        return {(UUID(job_id), int(attempt)): path.read_bytes() for path, (job_id, _, attempt) in pairs.items()}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     state_dir = tmp_path_factory.mktemp("demo")
     live: list[tuple[Try, list[Line]]] = []
+    keeper = Keeper(state_dir / "agent" / "jobs", tmp_path_factory.mktemp("kept"))
     with Demo(state_dir) as demo:
+        keeper.start()
 
         def read_running_logs(run_id: str) -> None:
             for ti in demo.airflow.task_instances(DAG_ID, run_id):
@@ -66,7 +95,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
         demo.start()
         outcome = demo.run_example(watch=read_running_logs)
-        run = Run(outcome, demo.state_dir / "airflow" / "logs", demo.state_dir / "agent", live_logs=live)
+        run = Run(outcome, demo.state_dir / "airflow" / "logs", keeper.logs(), live_logs=live)
         run.task_instances = demo.airflow.task_instances(DAG_ID, outcome.run_id)
         with psycopg.connect(demo.programs.databases["edgecontrol"], row_factory=dict_row) as connection:
             run.jobs = connection.execute(
@@ -117,10 +146,10 @@ def test_all_other_tasks_have_one_job(run: Run) -> None:
     assert len({(job["task_id"], job["map_index"]) for job in others}) == len(others)
 
 
-def test_stored_logs_are_the_bytes_that_the_agent_had(run: Run) -> None:
+def test_stored_logs_are_the_bytes_of_the_agents_files(run: Run) -> None:
     for job in run.jobs:
         stored = run.chunks[job["id"], job["attempt"]]
-        assert hashlib.sha256(stored).hexdigest() == job["log_sha256"], job
+        assert sha256(stored) == job["log_sha256"] == sha256(run.files[job["id"], job["attempt"]]), job
         assert len(stored) == job["log_size"] == job["log_final_size"], job
 
 
@@ -140,6 +169,10 @@ def test_airflow_shows_the_lines_of_running_tasks_in_their_order(run: Run) -> No
 def test_airflow_keeps_no_task_log_of_its_own(run: Run) -> None:
     files = [path for path in run.airflow_log_folder.rglob("dag_id=*/**/*") if path.is_file()]
     assert files == []
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def try_of(ti: dict[str, Any]) -> Try:
