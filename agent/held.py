@@ -42,9 +42,13 @@ class Held:
         return [{"id": job.id, "attempt": job.attempt} for job in self.all() if not job.reported and not job.gone]
 
     def free_slots(self) -> int:
-        """Slots that neither a job nor a claim in flight has."""
+        """Slots that neither a job nor a claim in flight has.
+
+        A job has its slots until its end is told: the control plane counts them until then, and a claim that
+        overtook the report would find no room and park.
+        """
         with self._lock:
-            used = sum(job.slots for job in self._jobs.values() if job.result is None)
+            used = sum(job.slots for job in self._jobs.values() if job.takes_slots)
             return max(0, self.concurrency - used - self._reserved)
 
     def reserve(self) -> int:
@@ -70,11 +74,17 @@ class Held:
             return True
 
     def ended(self, job: Job, result: dict[str, Any]) -> None:
-        """The job's process is gone: its slot is free from now on."""
+        """The job's process is gone; what is left is to tell it."""
         with self._lock:
             if job.result is not None:
                 return
             job.result, job.ended_at = result, time.monotonic()
+        self.on_change()
+
+    def told(self, job: Job) -> None:
+        """The control plane has accepted the job's end: its slots are free from now on."""
+        job.mark_reported()
+        self.settle(job)
         self.on_change()
 
     def forget(self, job: Job) -> None:

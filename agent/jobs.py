@@ -68,7 +68,7 @@ class Job:
     directory: Path
 
     confirmed: bool = False
-    #: What the runner left, once the process has ended. The slot is free from then on.
+    #: What the runner left, once the process has ended.
     result: dict[str, Any] | None = None
     ended_at: float = 0.0
     reported: bool = False
@@ -93,6 +93,11 @@ class Job:
     @property
     def name(self) -> str:
         return self.directory.name
+
+    @property
+    def takes_slots(self) -> bool:
+        """Until its process is gone and the control plane knows, which counts its slots until then."""
+        return self.result is None or not (self.reported or self.gone)
 
     @property
     def log_file(self) -> Path:

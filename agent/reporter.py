@@ -63,9 +63,7 @@ class Reporter:
         if result["state"] == "not_started":
             self.held.forget(job)
             return
-        job.reported = True
-        job.mark_reported()
-        self.held.settle(job)
+        self.held.told(job)
 
     def _refused(self, job: Job, error: ApiError) -> None:
         if error.code == "stale_attempt" or error.status == 404:
