@@ -37,3 +37,17 @@ def add_log(database: Database, job_id: UUID, data: bytes, *, attempt: int = 1, 
             'INSERT INTO edgecontrol.log_chunk (job_id, attempt, "offset", data) VALUES (%s, %s, %s, %s)',
             [job_id, attempt, start, data[start : start + chunk_size]],
         )
+
+
+def store_many(database: Database, number: int, *, dispatcher: UUID, state: str) -> None:
+    """Waiting jobs, or finished ones that Airflow was told of."""
+    database.execute(
+        """
+        INSERT INTO edgecontrol.job
+            (id, kind, airflow_id, workload, queue, dispatcher, state, finished_at, told_at)
+        SELECT gen_random_uuid(), 'ExecuteTask', gen_random_uuid(), '{}', 'q', %(dispatcher)s, %(state)s, moment, moment
+        FROM generate_series(1, %(number)s), (SELECT CASE WHEN %(state)s <> 'queued' THEN now() END AS moment) AS ended
+        """,
+        {"dispatcher": dispatcher, "state": state, "number": number},
+    )
+    database.execute("ANALYZE edgecontrol.job")

@@ -1,0 +1,57 @@
+"""Task instances in a scratch database of Airflow's, so that the bridge can look them up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow import models, settings
+from airflow._shared.timezones import timezone
+from airflow.models.base import Base
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+from sqlalchemy import delete, insert, text, update
+
+import tests.unit.airflow_bridge.airflow_home  # noqa: F401
+
+
+def create_tables() -> None:
+    models.import_all_models()
+    Base.metadata.create_all(settings.engine)
+
+
+def add(workload: Any, *, state: str = "queued", silence: float | None = None) -> None:
+    """The task instance of this workload, as the scheduler would have left it."""
+    ti = workload.ti
+    with create_session(scoped=False) as session:
+        session.execute(text("PRAGMA foreign_keys = OFF"))
+        session.execute(
+            insert(TaskInstance.__table__).values(
+                id=ti.id,
+                dag_id=ti.dag_id,
+                task_id=ti.task_id,
+                run_id=ti.run_id,
+                map_index=ti.map_index,
+                try_number=ti.try_number,
+                pool="default_pool",
+                pool_slots=ti.pool_slots,
+                span_status="not_started",
+                external_executor_id=ti.external_executor_id,
+            )
+        )
+    change(workload, state=state, silence=silence)
+
+
+def change(workload: Any, *, state: str | None, silence: float | None = None, job_id: object = None) -> None:
+    values: dict[str, Any] = {"state": state}
+    if silence is not None:
+        values["last_heartbeat_at"] = timezone.utcnow() - timedelta(seconds=silence)
+    if job_id is not None:
+        values["external_executor_id"] = str(job_id)
+    with create_session(scoped=False) as session:
+        session.execute(update(TaskInstance.__table__).where(TaskInstance.id == workload.ti.id).values(**values))
+
+
+def clear() -> None:
+    with create_session(scoped=False) as session:
+        session.execute(delete(TaskInstance.__table__))
