@@ -1,6 +1,6 @@
 """A real control plane for a benchmark: an embedded PostgreSQL in a temporary directory, and `manage.py serve`.
 
-Everything listens on a free port of the loopback interface or on a Unix socket; only what was started here is ended here.
+All listens on a free port of the loopback interface or on a Unix socket; only what was started here is ended here.
 """
 
 from __future__ import annotations
