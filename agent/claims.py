@@ -20,6 +20,8 @@ log = logging.getLogger("agent.claims")
 
 #: Only an agent that has been full this long parks a poll without slots: short tasks would abandon it at once.
 FULL_SECONDS = 1.0
+#: A gate that closes for less is waited for; after that we park without slots, and say why.
+CLOSED_SECONDS = 5.0
 #: Polls without slots that were given up for one with slots, and whose empty answer is still to come.
 MOST_ABANDONED = 2
 #: A poll of a partly busy agent is shorter, since it asks for fewer slots than will soon be free.
@@ -100,6 +102,8 @@ class Claims:
         self._rest_until = 0.0
         self._empty = Backoff(first_seconds=0.5, most_seconds=10.0)
         self._resting = threading.Condition()
+        self._closed_since: float | None = None
+        #: Why no work is taken, for people; empty while it is, or was a moment ago.
         self.closed_because = ""
 
     def step(self) -> float:
@@ -128,17 +132,29 @@ class Claims:
         if self.orders.resting or self.held.free_slots() == 0:
             return 0
         reason = self.gate.closed_because()
-        if reason != self.closed_because:
+        if not reason:
+            self._closed_since = None
+            if self.closed_because:
+                log.info("taking work again")
+            self.closed_because = ""
+            return self.held.reserve()
+        self._closed_since = self._closed_since or time.monotonic()
+        if time.monotonic() - self._closed_since >= CLOSED_SECONDS and reason != self.closed_because:
+            log.warning("taking no work: %s", reason)
             self.closed_because = reason
-            log.warning("taking no work: %s", reason) if reason else log.info("taking work again")
-        return 0 if reason else self.held.reserve()
+        return 0
 
     def _park_empty(self, parked: Poll | None) -> float:
         """Without slots we still park, to hear orders; but not in the short pauses between short tasks."""
-        gate_closed = bool(self.closed_because) and not self.orders.resting
-        full_for = time.monotonic() - self.held.full_since
-        if not self.orders.resting and not gate_closed and full_for < FULL_SECONDS:
-            return FULL_SECONDS - full_for
+        now = time.monotonic()
+        gate_closed = self._closed_since is not None and not self.orders.resting
+        park_at = self.held.full_since + FULL_SECONDS
+        if self.orders.resting:
+            park_at = now
+        elif self._closed_since is not None:
+            park_at = self._closed_since + CLOSED_SECONDS
+        if now < park_at:
+            return min(park_at - now, 1.0)
         if parked is None:
             self._start(0, wait=self.wait_seconds)
         return LOOK_AGAIN_SECONDS if gate_closed else self.wait_seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +32,21 @@ class Registration:
         self.name = token_name
         self._mark = state_dir / "registered"
 
-    def until_accepted(self, body: dict[str, Any], *, interrupted: threading.Event) -> dict[str, Any] | None:
-        """The answer to the registration; None when interrupted. Raises the AgentError that a refusal means."""
+    def until_accepted(self, body: dict[str, Any], *, pause: Callable[[float], bool]) -> dict[str, Any] | None:
+        """The answer; None when a pause says that a signal came. Raises the AgentError that a refusal means."""
         backoff = Backoff()
-        while not interrupted.is_set():
+        while True:
             try:
                 answer = self.client.register(body)
             except ApiError as error:
                 refusal = why_not(error, url=self.url, name=self.name, known=self._is_known())
                 if refusal is not None:
                     raise refusal from None
-                interrupted.wait(backoff.next_seconds(retry_after=error.retry_after))
+                if pause(backoff.next_seconds(retry_after=error.retry_after)):
+                    return None
             else:
                 self._remember()
                 return answer
-        return None
 
     def _is_known(self) -> bool:
         return (read_json(self._mark) or {}).get("url") == self.url

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent import PROTOCOL, __version__, sysinfo
+from agent.attention import Attention
 from agent.claims import Claims
 from agent.client import ApiError, Client
 from agent.config import Config
@@ -46,7 +47,7 @@ class Worker:
         self.config = config
         self.boot_id = sysinfo.boot_id(config.boot_id)
         self.orders = Orders(concurrency=config.concurrency)
-        self._attention = threading.Event()
+        self._attention = Attention()
         self._signals: list[int] = []
         self._fatal: AgentError | None = None
         self._loops: dict[str, Loop] = {}
@@ -138,7 +139,7 @@ class Worker:
                     entry for entry in self.held.unreported() if Key(entry["id"], entry["attempt"]) not in without
                 ],
             },
-            interrupted=self._attention,
+            pause=self._pause,
         )
 
     def _start(self, answer: dict[str, Any]) -> None:
@@ -201,8 +202,7 @@ class Worker:
     def _wait(self) -> None:
         """Until drained, told to leave, or unable to go on."""
         while True:
-            self._attention.wait(timeout=1.0)
-            self._attention.clear()
+            self._attention.wait(60.0)
             if self._fatal is not None:
                 self._end_badly(self._fatal)
             if self._signals and self._signals[0] == signal.SIGTERM and self.config.on_term == "leave":
@@ -211,7 +211,8 @@ class Worker:
                 self._drain()
             if len(self._signals) > 1:
                 return self._terminate()
-            if self.orders.draining and self._delivered(since=time.monotonic(), seconds=DELIVERY_SECONDS):
+            if self.orders.draining and not self.held.active():
+                self._deliver(seconds=DELIVERY_SECONDS)
                 return self._offline()
 
     def _drain(self) -> None:
@@ -219,13 +220,11 @@ class Worker:
         self.orders.draining = True
         self.orders.want_heartbeat()
 
-    def _delivered(self, *, since: float, seconds: float) -> bool:
-        """Whether nothing runs any more, and all is told or has had its time. Waits for reports, not for jobs."""
-        if self.held.active():
-            return False
-        while self.held.all() and time.monotonic() - since < seconds and len(self._signals) < 2 and not self._fatal:
+    def _deliver(self, *, seconds: float) -> None:
+        """Give the last reports and logs their time; one more signal cuts it short."""
+        signals, deadline = len(self._signals), time.monotonic() + seconds
+        while self.held.all() and time.monotonic() < deadline and len(self._signals) == signals and not self._fatal:
             time.sleep(0.1)
-        return True
 
     def _terminate(self) -> None:
         """Stop all jobs, give their reports a moment, end."""
@@ -233,7 +232,7 @@ class Worker:
         log.warning("stopping %d jobs; they are killed after %.0f s", len(jobs), self.config.kill_grace_seconds)
         self.orders.terminating = self.orders.draining = True
         self._stop_jobs(gone=False)
-        self._delivered(since=time.monotonic(), seconds=HASTY_DELIVERY_SECONDS)
+        self._deliver(seconds=HASTY_DELIVERY_SECONDS)
         self._offline()
         if jobs:
             raise Interrupted(f"{len(jobs)} jobs were stopped by a second signal")
@@ -290,15 +289,19 @@ class Worker:
         for name in ("claims", "heartbeat", "logs", "reports"):
             self._loops[name].wake()
         if self.orders.draining:
-            self._attention.set()
+            self._attention.call()
 
     def _on_fatal(self, error: AgentError) -> None:
         self._fatal = self._fatal or error
-        self._attention.set()
+        self._attention.call()
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self._signals.append(number)
-        self._attention.set()
+        self._signals.append(number)  # its arrival has woken the main thread
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait; True when a signal has come meanwhile."""
+        self._attention.wait(seconds)
+        return bool(self._signals)
 
     # --- what is told
 

@@ -1,4 +1,4 @@
-"""Real agent processes against a control plane of one process; tasks run in the real runner, on a stand-in for Airflow."""
+"""Real agent processes at a control plane of one process; tasks run in the real runner, on a stand-in for Airflow."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class Agent:
         return sorted(self.state_dir.glob("jobs/*.*"))
 
     def runners(self) -> list[psutil.Process]:
-        """The fork servers and their jobs: processes whose command line names this test's own directory."""
-        found = []
+        """The fork servers, found by this test's own directory in their command line, and all their children."""
+        found = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if str(self.folder) in (line := " ".join(process.cmdline())) and "/runner/runner" in line:
-                    found.append(process)
-        return found
+                    found.update({child.pid: child for child in (process, *process.children(recursive=True))})
+        return list(found.values())
 
     def fork_server(self) -> psutil.Process:
         return min(self.runners(), key=lambda process: process.create_time())
@@ -84,9 +84,14 @@ class Agent:
 
     def clean_up(self) -> None:
         self.kill()
-        for process in self.runners():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        runners = self.runners()
+        for act in (
+            psutil.Process.suspend,
+            psutil.Process.kill,
+        ):  # at one instant, so that none reports another's death
+            for process in runners:
+                with contextlib.suppress(psutil.Error):
+                    act(process)
         for start in self.starts():
             with contextlib.suppress(OSError):
                 os.killpg(start["pid"], signal.SIGKILL)
@@ -105,7 +110,7 @@ def start_agent(tmp_path: Path, plane: ControlPlane) -> Iterator[Callable[..., A
     agents = []
 
     def start(*flags: str, url: str | None = None, **environ: str) -> Agent:
-        agent = Agent(folder=tmp_path, url=url or plane.url, flags=list(flags), environ=environ)
+        agent = Agent(folder=tmp_path, url=plane.url if url is None else url, flags=list(flags), environ=environ)
         agents.append(agent)
         return agent
 

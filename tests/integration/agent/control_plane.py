@@ -5,6 +5,7 @@ Beside it, under /execution/, the few calls of Airflow's Execution API that a st
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -56,6 +57,7 @@ class ControlPlane:
         self.registrations: list[dict[str, Any]] = []
         self.heartbeats: list[dict[str, Any]] = []
         self.session = ""
+        self.down = False
         self.newest_claim = ""
         self.requested = "active"
         self.revision = 1
@@ -76,30 +78,30 @@ class ControlPlane:
         self.execution_faults: list[Callable[[str], Refusal | None]] = []
         #: (path) -> a Refusal to answer with, "drop" to carry the request out and lose the answer, or None.
         self.fault: Callable[[str, int], Refusal | str | None] = lambda path, number: None
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._server.daemon_threads = True
+        self._server = self._serve(port)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
+        self._airflow = self._serve(0)  # stays up when the control plane is closed
+        self.execution_api_url = f"http://127.0.0.1:{self._airflow.server_address[1]}/execution/"
+
+    def _serve(self, port: int) -> ThreadingHTTPServer:
+        server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return server
 
     def close(self) -> None:
         """Refuse connections from now on, as a control plane that is down."""
+        with self.changed:
+            self.down = True
+            self.changed.notify_all()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
-        with self.changed:
-            self.session = "closed"
-            self.changed.notify_all()
 
     def reopen(self) -> None:
         """Come back at the same port, with everything that was stored."""
-        ThreadingHTTPServer.allow_reuse_address = True
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.session = self.registrations[-1]["session"] if self.registrations else ""
-        self._thread.start()
+        self.down = False
+        self._server = self._serve(self.port)
 
     def add(self, task: dict[str, Any] | None = None, **options: Any) -> FakeJob:
         """Queue a job whose stand-in task does what `task` says."""
@@ -161,7 +163,7 @@ class ControlPlane:
         return {
             "name": body["name"] or "edge-1",
             "server_version": "0.1.0",
-            "execution_api_url": f"{self.url}/execution/",
+            "execution_api_url": self.execution_api_url,
             **self.settings,
             **self.orders(body["held"]),
         }
@@ -181,7 +183,7 @@ class ControlPlane:
                 due = self.revision != body["revision"]
                 mine = [] if due else self._pick(claim_id, body["free_slots"])
                 left = deadline - time.monotonic()
-                if mine or due or left <= 0 or self.newest_claim != claim_id or self.session == "closed":
+                if mine or due or left <= 0 or self.newest_claim != claim_id or self.down:
                     break
                 self.changed.wait(left)
         offers = [self._offer(job) for job in mine if job.state == "claimed"]
@@ -285,7 +287,7 @@ class ControlPlane:
                     "jobs/confirm": self.confirm,
                 }
                 result = calls[name](body)
-        if fault == "drop":
+        if fault == "drop" or self.down:
             raise ConnectionAbortedError
         return 200, result
 
@@ -301,6 +303,8 @@ class ControlPlane:
                 try:
                     if parts.path.startswith("/execution/"):
                         status, body = plane.execution(self.command, parts.path.removeprefix("/execution/"), raw)
+                    elif plane.down:
+                        raise ConnectionAbortedError
                     else:
                         status, body = plane.answer(self.command, parts.path, parts.query, self.headers, raw)
                 except Refusal as refusal:
@@ -312,6 +316,8 @@ class ControlPlane:
                 try:
                     self.send_response(status)
                     self.send_header("Content-Type", "application/json")
+                    if "retry_after" in body:
+                        self.send_header("Retry-After", str(body["retry_after"]))
                     self.send_header("Content-Length", str(len(content)))
                     self.end_headers()
                     self.wfile.write(content)
@@ -319,6 +325,10 @@ class ControlPlane:
                     self.close_connection = True
 
             do_GET = do_POST = do_PATCH = do_PUT = handle_one
+
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):  # killed agents reset their connections
+                    super().handle()
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

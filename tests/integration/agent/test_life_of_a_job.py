@@ -102,7 +102,7 @@ def test_an_expired_token_gives_the_job_back_and_slows_the_agent_down(plane: Con
     agent = start_agent()
     job = plane.add()
     plane.wait_for(lambda: job.attempt >= 2)
-    assert "the last start did not work" in agent.stderr
+    assert "did not accept the job's token" in agent.stderr
     refuse[0] = False
     plane.wait_for(lambda: job.state == "success")
     assert job.attempt <= 4
