@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -231,7 +232,18 @@ class Caller:
 
 
 @pytest.fixture
-def agent(transactional_db: None, _listener_ends: None, make_worker: Callable[..., Any]) -> Callable[..., Caller]:
+def http(request: pytest.FixtureRequest, db: None, _listener_ends: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests run inside the test's own transaction, which is faster than emptying every table afterwards.
+
+    With `transactional_db` each request gives its connection back, as in production.
+    """
+    if "transactional_db" not in request.fixturenames:
+        kept = SimpleNamespace(close=lambda: None, get_connection_params=connection.get_connection_params)
+        monkeypatch.setattr("edgecontrol.hub.connection", kept)
+
+
+@pytest.fixture
+def agent(http: None, make_worker: Callable[..., Any]) -> Callable[..., Caller]:
     """An agent with a token and a session; keywords override its worker's columns."""
     from workers_app import auth
 
