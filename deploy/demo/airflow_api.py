@@ -57,12 +57,13 @@ class AirflowApi:
             self.call("POST", collection, json=body)
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        return self.call("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100")["task_instances"]
+        return list(self.call("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100")["task_instances"])
 
     def log(self, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> list[Any]:
         """Return all lines of one try's log, as Airflow's UI would show them now."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
-        return self.call("GET", path, params={"map_index": map_index, "full_content": "true"})["content"]
+        answer = self.call("GET", path, params={"map_index": map_index, "full_content": "true"})
+        return list(answer["content"])
 
     def unfinished_runs(self, dag_id: str) -> list[str]:
         """Return the runs that a demo which was stopped in the middle left behind."""

@@ -99,7 +99,7 @@ class Parts:
                 "agent",
                 ["-m", "agent", "run", *agent_options],
                 env=lambda: of.agent,
-                after=("worker token",),
+                after=("worker token", "api-server"),  # it would wait longer for an API that is not there yet
                 is_ready=self._agent_is_registered,
                 stop_signal=signal.SIGINT,  # lets running tasks end; the second one ends them
             ),
