@@ -6,7 +6,7 @@ import difflib
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def load(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path | N
     Raises BadConfig, BadToken or WrongUrl with a line that names the setting, where it stood and what it may be.
     """
     variables = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
-    refuse_unknown(variables, {PREFIX + name.upper() for name in (*SETTINGS, "config")}, "environment variable")
+    refuse_unknown(variables, (*SETTINGS, "config"), what="environment variable", spell=variable)
     file = flags.get("config") or variables.pop(PREFIX + "CONFIG", None)
     merged: dict[str, Any] = {}
     sources = [(f"{file}: ", read_toml(Path(file)))] if file else []
@@ -154,17 +154,24 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadConfig(f"cannot read the settings file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is not TOML: {error}") from None
-    refuse_unknown(content, set(SETTINGS), f"{path}: setting")
+    refuse_unknown(content, SETTINGS, what=f"{path}: setting", spell=str)
     return content
 
 
-def refuse_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], *, what: str, spell: Callable[[str], str]) -> None:
     """Raise BadConfig with the nearest right name for the first name that is not known."""
+    right = {spell(name): name for name in known}
     for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-            raise BadConfig(f"{what} {name} is not known: {hint}")
+        if name in right:
+            continue
+        near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), right.values(), n=1)
+        hint = f"did you mean {spell(near[0])}?" if near else f"known are {', '.join(sorted(right))}"
+        raise BadConfig(f"{what} {name} is not known: {hint}")
 
 
 def control_plane_url(url: str) -> str:

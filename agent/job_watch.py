@@ -70,12 +70,15 @@ class JobWatch:
             job.ordered = False
 
     def stop(self, job: Job, *, gone: bool) -> None:
-        """Ask the job to end; `gone` says that its result interests nobody any more."""
-        job.gone = job.gone or gone
+        """Ask the job to end; `gone` says that its result interests nobody any more.
+
+        A job that has ended is left alone: its report may be what made the control plane call it gone, and if not, the
+        answer to its report says so.
+        """
         if job.result is not None:
-            if gone:
-                self.held.forget(job)
-        elif job.stopping_at is None:
+            return
+        job.gone = job.gone or gone
+        if job.stopping_at is None:
             job.stopping_at = time.monotonic()
             self._ask_to_stop(job)
 

@@ -137,13 +137,16 @@ class Job:
         write(self.directory / "confirmed", b"")
 
     def mark_reported(self) -> None:
+        """The report is accepted. A full disk that forgets it is harmless: the same report twice is a success."""
         self.reported = True
-        write(self.directory / "reported", b"")
+        with contextlib.suppress(OSError):
+            write(self.directory / "reported", b"")
 
     def mark_shipped(self, size: int, *, done: bool) -> None:
-        """Remember how far the log has arrived. An older number after a crash is harmless: a repeat is a no-op."""
+        """How far the log has arrived. A disk that forgets it is harmless: a repeated append is a no-op."""
         self.shipped, self.log_done = size, done
-        write(self.directory / "shipped", json.dumps({"size": size, "done": done}).encode(), durable=False)
+        with contextlib.suppress(OSError):
+            write(self.directory / "shipped", json.dumps({"size": size, "done": done}).encode(), durable=False)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result in place of a supervisor that could not."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 
@@ -98,9 +97,7 @@ class LogShipper:
         raise error
 
     def _done(self, job: Job) -> None:
-        with contextlib.suppress(OSError):  # the directory may be gone with its job
-            job.mark_shipped(job.shipped, done=True)
-        job.log_done = True
+        job.mark_shipped(job.shipped, done=True)
         self.held.settle(job)
         self.held.on_change()
 

@@ -14,6 +14,7 @@ log = logging.getLogger("agent.reports")
 
 #: How long the final report waits for the rest of the log.
 FLUSH_SECONDS = 5.0
+REASON_CHARACTERS = 2000
 
 
 class Reporter:
@@ -52,7 +53,7 @@ class Reporter:
                     "state": result["state"],
                     "exit_code": result.get("exit_code"),
                     "airflow_outcome": result.get("airflow_outcome", ""),
-                    "reason": result.get("reason", ""),
+                    "reason": str(result.get("reason", ""))[:REASON_CHARACTERS],
                     "log_size": size,
                     "log_sha256": digest,
                 },

@@ -61,7 +61,7 @@ class Worker:
         self._execution_api_url = ""
         self.gate = Gate(
             runner_ready=lambda: self.runner.ready,
-            execution_api=lambda: self.client.execution_api_health(self._execution_api_url),
+            execution_api=self._execution_api,
         )
         self.watch = JobWatch(
             runner=self.runner,
@@ -302,6 +302,11 @@ class Worker:
         """Wait; True when a signal has come meanwhile."""
         self._attention.wait(seconds)
         return bool(self._signals)
+
+    def _execution_api(self) -> str:
+        if not self._execution_api_url:
+            return "the control plane does not say where it is (its setting execution_api_url)"
+        return self.client.execution_api_health(self._execution_api_url)
 
     # --- what is told
 
