@@ -316,6 +316,7 @@ class TestClaim:
             ("claim_id", "x"),
             ("free_slots", -1),
             ("free_slots", "many"),
+            ("free_slots", HUGE),
             ("wait", -1),
             ("wait", "nan"),
             ("revision", None),
@@ -326,7 +327,7 @@ class TestClaim:
 
     def test_any_number_of_free_slots_is_survived(self, agent: Make, make_job: Make) -> None:
         make_job()
-        assert len(good(agent().claim(free_slots=10**30))["jobs"]) == 1
+        assert len(good(agent().claim(free_slots=2**31 - 1))["jobs"]) == 1
 
     def test_an_empty_claim_costs_few_statements(
         self, agent: Make, django_assert_max_num_queries: Callable[..., Any]
@@ -378,6 +379,7 @@ class TestConfirmAndReport:
             ("state", "revoked"),
             ("state", "running"),
             ("exit_code", "zero"),
+            ("exit_code", HUGE),
             ("log_size", -1),
             ("log_size", HUGE),
             ("log_sha256", "xyz"),
@@ -392,8 +394,8 @@ class TestConfirmAndReport:
         job.refresh_from_db()
         assert job.state == "running"
 
-    @pytest.mark.parametrize("exit_code", [-9, 255, 3221225477])
-    def test_every_exit_code_of_every_system_is_recorded(self, agent: Make, make_job: Make, exit_code: int) -> None:
+    @pytest.mark.parametrize("exit_code", [-9, 0, 255])
+    def test_the_exit_code_is_recorded(self, agent: Make, make_job: Make, exit_code: int) -> None:
         caller = agent()
         job = make_job(worker=caller.worker)
         good(caller.report(job.pk, state="failed", exit_code=exit_code))
