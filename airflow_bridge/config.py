@@ -1,8 +1,9 @@
-"""The bridge's settings: the only place that reads Airflow's section [edgecontrol]."""
+"""The bridge's settings: the only place that reads Airflow's section [edgecontrol]; nothing is decided by them here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from airflow.configuration import conf as airflow_conf
@@ -31,6 +32,11 @@ def read(conf: Any = airflow_conf) -> BridgeConfig:
         outage_patience=conf.getint(SECTION, "outage_patience", fallback=DEFAULT_OUTAGE_PATIENCE),
         queue_wait_limit=conf.getint(SECTION, "queue_wait_limit", fallback=DEFAULT_QUEUE_WAIT_LIMIT),
     )
+
+
+def log_folder() -> Path:
+    """Where this process of Airflow writes task logs before they go elsewhere."""
+    return Path(airflow_conf.get("logging", "base_log_folder"))
 
 
 def patience_complaint(config: BridgeConfig) -> str | None:

@@ -2,6 +2,8 @@
 
 Nothing is raised into the UI: when the database is away, a line of the log says so. Logs are written by the agents;
 only the triggerer's part of a deferred task's log is stored from here.
+
+Airflow imports this module while it is being imported itself, so what imports Airflow is imported on first use.
 """
 
 from __future__ import annotations
@@ -11,12 +13,8 @@ import json
 import logging
 import re
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
-from airflow.configuration import conf as airflow_conf
-
-from airflow_bridge import config
 from airflow_bridge.database import StoreError
 from airflow_bridge.log_lines import split_lines
 from airflow_bridge.store import LogPart, Store
@@ -48,6 +46,8 @@ class EdgeControlLogs:
     @functools.cached_property
     def _store(self) -> Store:
         # On first use: this module is imported by every process of Airflow, also by tasks, which have no database.
+        from airflow_bridge import config
+
         return Store(config.read().database_url, connections=CONNECTIONS)
 
     def stream(self, relative_path: str, ti: Any) -> tuple[list[str], list[Generator[str, None, None]]]:
@@ -72,6 +72,8 @@ class EdgeControlLogs:
 
         The end of a task calls this too, on the edge machine: the agent ships that log, so nothing is done.
         """
+        from airflow_bridge import config
+
         relative_path = str(path)
         if not _TRIGGER_LOG.fullmatch(relative_path) or not config.read().database_url:
             return
@@ -87,8 +89,10 @@ class EdgeControlLogs:
 
     def _store_file(self, relative_path: str) -> None:
         """Store the rest of the file and remove it; leave it alone when no job of ours has this log path."""
+        from airflow_bridge import config
+
         match = _TRIGGER_LOG.fullmatch(relative_path)
-        file = Path(airflow_conf.get("logging", "base_log_folder"), relative_path)
+        file = config.log_folder() / relative_path
         if not match or not file.exists():
             return
         with file.open("rb") as source:

@@ -361,9 +361,12 @@ def test_a_deferral_frees_the_slot_and_tells_nothing(
     assert not executor.has_task(workload.ti)
 
 
-@pytest.mark.parametrize("state", ["success", "failed", "lost", "revoked"])
+@pytest.mark.parametrize(
+    ("state", "outcome"),
+    [("success", ""), ("failed", ""), ("lost", ""), ("revoked", ""), ("success", "success"), ("failed", "failed")],
+)
 def test_the_late_end_of_a_deferred_job_never_touches_the_resumed_one(
-    executor: EdgeControlExecutor, database: Database, worker: int, state: str
+    executor: EdgeControlExecutor, database: Database, worker: int, state: str, outcome: str
 ) -> None:
     first = task()
     queue(executor, first)
@@ -372,8 +375,10 @@ def test_the_late_end_of_a_deferred_job_never_touches_the_resumed_one(
     resumed = task(id=first.ti.id)
     task_instances.change(first, state="queued", job_id=job_id(resumed))
     executor.queue_workload(resumed, session=None)
-    turn(executor)  # the new job supersedes the old one
-    database.execute("UPDATE edgecontrol.job SET state = %s, told_at = NULL WHERE id = %s", [state, job_id(first)])
+    turn(executor)  # the new job supersedes the old one,
+    turn(executor)  # and that is settled
+    rows.end(database, job_id(first), state=state, outcome=outcome)
+    database.execute("UPDATE edgecontrol.job SET told_at = NULL")
     for _ in range(3):
         assert turn(executor) == {}
         let_time_pass(executor)
