@@ -1,0 +1,153 @@
+"""What the spool keeps, and what a restarted agent concludes from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import jobs
+from agent.held import Held
+from agent.jobs import Found, Job, Spool
+
+Add = Callable[..., Job]
+
+
+@pytest.mark.parametrize(
+    ("files", "locked", "found"),
+    [
+        ([], False, Found.UNCONFIRMED),
+        (["confirmed"], False, Found.WAITING),
+        (["confirmed"], True, Found.RUNNING),
+        (["confirmed", "started"], True, Found.RUNNING),
+        (["confirmed", "started"], False, Found.DIED),
+        (["confirmed", "started", "exit.json"], False, Found.ENDED),
+        (["confirmed", "started", "exit.json"], True, Found.RUNNING),
+        (["confirmed", "exit.json"], False, Found.ENDED),
+        (["started"], False, Found.DIED),
+    ],
+)
+def test_the_disk_tells_what_became_of_a_job(
+    add_job: Add, monkeypatch: pytest.MonkeyPatch, files: list[str], locked: bool, found: Found
+) -> None:
+    directory = add_job().directory
+    for name in files:
+        (directory / name).write_text("{}")
+    monkeypatch.setattr(jobs, "is_locked", lambda path: locked)
+    job = jobs.read_job(directory)
+    assert job is not None
+    assert job.look() is found
+
+
+def test_a_start_between_two_looks_is_no_death(add_job: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = add_job()
+    (job.directory / "started").write_text("{}")
+    looks = iter([False, True])
+    monkeypatch.setattr(jobs, "is_locked", lambda path: next(looks))
+    assert job.look() is Found.RUNNING
+
+
+def test_an_end_between_two_looks_is_no_death(add_job: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = add_job()
+    (job.directory / "started").write_text("{}")
+    looks = []
+
+    def look(path: Path) -> bool:
+        looks.append(path)
+        if len(looks) == 2:
+            (job.directory / "exit.json").write_text("{}")
+        return False
+
+    monkeypatch.setattr(jobs, "is_locked", look)
+    assert job.look() is Found.ENDED
+
+
+def test_a_job_is_read_back_as_it_was(add_job: Add, held: Held) -> None:
+    job = add_job(slots=3)
+    job.mark_confirmed()
+    job.mark_shipped(77, done=False)
+    job.mark_reported()
+    (again,) = held.spool.load()
+    assert (again.key, again.slots, again.log_path, again.boot_id) == (job.key, 3, job.log_path, "boot-1")
+    assert (again.confirmed, again.reported, again.shipped, again.log_done) == (True, True, 77, False)
+
+
+def test_the_same_offer_twice_is_one_job(add_job: Add, held: Held) -> None:
+    job = add_job()
+    job.mark_confirmed()
+    again = add_job(id=job.id, workload={"token": "another"})
+    assert again.confirmed
+    assert json.loads((job.directory / "workload.json").read_text()) == {"token": "secret"}
+    assert len(held.all()) == 1
+
+
+def test_what_was_half_written_is_removed(held: Held) -> None:
+    for name in (".11.1", "22.1"):
+        (held.spool.folder / name).mkdir()
+    (held.spool.folder / "22.1" / "workload.json").write_text("{}")
+    assert list(held.spool.load()) == []
+    assert list(held.spool.folder.iterdir()) == []
+
+
+def test_a_disk_that_is_full_keeps_no_half_job(add_job: Add, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jobs, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        add_job()
+    assert list(held.spool.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", [{"id": "../../escape"}, {"id": ""}, {"attempt": "x"}, {"slots": None}])
+def test_an_offer_that_makes_no_sense_is_refused(add_job: Add, tmp_path: Path, broken: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError, OSError)):
+        add_job(**broken)
+    assert not list(tmp_path.rglob("escape*"))
+
+
+def test_files_are_for_their_owner_only(add_job: Add) -> None:
+    directory = add_job().directory
+    assert oct(directory.stat().st_mode & 0o777) == "0o700"
+    assert {oct(path.stat().st_mode & 0o777) for path in directory.iterdir()} == {"0o600"}
+
+
+def test_a_supervisor_of_an_earlier_boot_is_nobody(add_job: Add) -> None:
+    job = add_job()
+    (job.directory / "started").write_text('{"pid": 4242, "started_at": 1.0}')
+    assert job.supervisor(boot_id="boot-2") is None
+    supervisor = job.supervisor(boot_id="boot-1")
+    assert supervisor is not None
+    assert supervisor.pid == 4242
+
+
+def test_slots_are_counted_once_for_jobs_and_claims(add_job: Add, held: Held) -> None:
+    job = add_job(slots=2)
+    assert held.free_slots() == 2
+    assert held.reserve() == 2
+    assert held.reserve() == 0
+    held.unreserve(2)
+    held.ended(job, {"state": "success"})
+    assert held.free_slots() == 2
+    held.told(job)
+    assert held.free_slots() == 4
+
+
+def test_a_job_is_held_until_its_end_and_its_log_are_told(add_job: Add, held: Held) -> None:
+    job = add_job()
+    held.ended(job, {"state": "success"})
+    held.told(job)
+    assert held.unreported() == []
+    assert job.directory.exists()
+    job.mark_shipped(0, done=True)
+    held.settle(job)
+    assert not job.directory.exists()
+    assert held.all() == []
+
+
+def test_two_spools_do_not_share(tmp_path: Path) -> None:
+    one, two = Spool(state_dir=tmp_path / "a"), Spool(state_dir=tmp_path / "b")
+    assert one.folder != two.folder

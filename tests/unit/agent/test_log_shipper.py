@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from agent.client import ApiError
+from agent.held import Held
+from agent.jobs import Job, read_job
+from agent.log_shipper import SMALLEST_CHUNK, LogShipper
+from tests.unit.agent.conftest import Plane, refusal, write_log
+
+Add = Callable[..., Job]
+
+
+@pytest.fixture
+def shipper(plane: Plane, held: Held) -> LogShipper:
+    return LogShipper(client=plane, held=held, chunk_bytes=4096)  # type: ignore[arg-type]
+
+
+def run(shipper: LogShipper, *, turns: int = 50) -> None:
+    for _ in range(turns):
+        if shipper.step() > 0:
+            return
+
+
+def end(held: Held, job: Job, state: str = "success") -> None:
+    held.ended(job, {"state": state})
+
+
+def test_bytes_arrive_as_they_are(shipper: LogShipper, plane: Plane, held: Held, add_job: Add) -> None:
+    job = add_job()
+    data = bytes(range(256)) * 100 + "日本".encode()[:-1]
+    write_log(job, data)
+    end(held, job)
+    run(shipper)
+    assert plane.log == data
+    assert all(size <= 4096 for _, size in plane.said("log"))
+    assert job.log_done
+
+
+def test_only_new_bytes_of_a_running_job_are_shipped(shipper: LogShipper, plane: Plane, add_job: Add) -> None:
+    job = add_job()
+    write_log(job, b"one")
+    run(shipper)
+    write_log(job, b"two")
+    run(shipper)
+    assert plane.said("log") == [(0, 3), (3, 3)]
+    assert not job.log_done
+
+
+def test_the_offset_moves_only_when_the_answer_came(shipper: LogShipper, plane: Plane, add_job: Add) -> None:
+    job = add_job()
+    write_log(job, b"abc")
+    plane.answers["log"] = [refusal(None)]
+    with pytest.raises(ApiError):
+        shipper.step()
+    assert job.shipped == 0
+    job.ship_after = 0.0
+    run(shipper)
+    assert plane.said("log") == [(0, 3), (0, 3)]
+
+
+def test_a_restarted_agent_goes_on_where_the_control_plane_was(shipper: LogShipper, plane: Plane, add_job: Add) -> None:
+    job = add_job()
+    write_log(job, b"abc")
+    run(shipper)
+    again = read_job(job.directory)
+    assert again is not None
+    assert again.shipped == 3
+
+
+@pytest.mark.parametrize("size", [0, 2, 5])
+def test_a_wrong_offset_is_corrected(shipper: LogShipper, plane: Plane, held: Held, add_job: Add, size: int) -> None:
+    job = add_job()
+    write_log(job, b"abcdef")
+    plane.log = b"abcdef"[:size]
+    plane.answers["log"] = [refusal(409, "wrong_offset", size=size)]
+    end(held, job)
+    run(shipper)
+    assert plane.log == b"abcdef"
+
+
+def test_a_control_plane_that_has_more_than_the_file_stops_the_log(
+    shipper: LogShipper, plane: Plane, held: Held, add_job: Add
+) -> None:
+    job = add_job()
+    write_log(job, b"abc")
+    plane.answers["log"] = [refusal(409, "wrong_offset", size=900)]
+    run(shipper)
+    assert job.log_done
+    assert job in held.all()
+
+
+def test_a_chunk_that_is_too_large_is_halved_for_all(
+    shipper: LogShipper, plane: Plane, held: Held, add_job: Add
+) -> None:
+    job = add_job()
+    write_log(job, b"x" * 5000)
+    plane.answers["log"] = [refusal(413, "too_large"), refusal(413), None, None]
+    end(held, job)
+    run(shipper)
+    assert plane.log == b"x" * 5000
+    assert shipper.chunk_bytes == 1024
+    assert [size for _, size in plane.said("log")][:3] == [4096, 2048, 1024]
+
+
+def test_the_smallest_chunk_refused_ends_the_log_and_not_the_job(
+    shipper: LogShipper, plane: Plane, held: Held, add_job: Add
+) -> None:
+    job = add_job()
+    write_log(job, b"x" * 5000)
+    plane.answers["log"] = [refusal(413)] * 20
+    run(shipper)
+    assert job.log_done
+    assert shipper.chunk_bytes == SMALLEST_CHUNK
+    assert job in held.all()
+
+
+@pytest.mark.parametrize(("status", "code"), [(413, "log_full"), (409, "stale_attempt"), (404, "not_found")])
+def test_what_nobody_wants_is_shipped_no_further(
+    shipper: LogShipper, plane: Plane, add_job: Add, status: int, code: str
+) -> None:
+    job = add_job()
+    write_log(job, b"abc")
+    plane.answers["log"] = [refusal(status, code)]
+    run(shipper)
+    assert job.log_done
+    assert len(plane.said("log")) == 1
+
+
+def test_one_bad_log_does_not_hold_up_another(shipper: LogShipper, plane: Plane, add_job: Add) -> None:
+    bad, good = add_job(), add_job()
+    for job in (bad, good):
+        write_log(job, b"abc")
+    plane.answers["log"] = [refusal(500)]
+    run(shipper)
+    assert good.shipped == 3
+    assert bad.shipped == 0
+    assert bad.ship_after > 0
+
+
+def test_a_big_log_does_not_hold_up_another(shipper: LogShipper, plane: Plane, add_job: Add) -> None:
+    big, small = add_job(), add_job()
+    write_log(big, b"x" * 40_000)
+    write_log(small, b"y")
+    shipper.step()
+    assert small.shipped == 1
+    assert big.shipped < 40_000
+
+
+def test_a_job_that_was_never_started_has_no_log(shipper: LogShipper, plane: Plane, held: Held, add_job: Add) -> None:
+    job = add_job()
+    write_log(job, b"abc")
+    end(held, job, "not_started")
+    run(shipper)
+    assert plane.said("log") == []
+    assert job.log_done
