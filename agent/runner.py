@@ -18,6 +18,7 @@ import json
 import os
 import random
 import select
+import selectors
 import signal
 import socket
 import sys
@@ -333,6 +334,42 @@ def set_up_airflow(*, directory: Path, hostname: str) -> None:
         module.get_hostname = lambda: hostname
     # `Delivery` lets a heartbeat fail only when the patience is over; the SDK's own limit is about 31 s.
     supervisor.MAX_FAILED_HEARTBEATS = 1
+    if hasattr(os, "pidfd_open"):
+        notice_exits(supervisor)
+
+
+class Exit:
+    """A handle of a process that becomes readable when it ends."""
+
+    def __init__(self, pid: int) -> None:
+        self._handle = os.pidfd_open(pid)
+
+    def fileno(self) -> int:
+        return self._handle
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
+def notice_exits(supervisor: Any) -> None:
+    """Let the SDK's supervisor notice at once that its task has ended.
+
+    It waits on the task's sockets alone; when these close before the process has ended, it sleeps up to `[workers]
+    min_heartbeat_interval` (5 s) while the slot stays taken (Airflow 3.3.2).
+    """
+    watched = getattr(supervisor, "WatchedSubprocess", None)
+    if watched is None or hasattr(watched, "notices_exits"):
+        return
+    watched.notices_exits = True
+    register = watched._register_pipe_readers
+
+    def register_and_watch(self: Any, *sockets: Any, **options: Any) -> None:
+        register(self, *sockets, **options)
+        end = Exit(self.pid)
+        # The loop calls the handler, then, since nothing more is to be read, `on_close` and `close`.
+        self.selector.register(end, selectors.EVENT_READ, (lambda _: False, self.selector.unregister))
+
+    watched._register_pipe_readers = register_and_watch
 
 
 def run_workload(*, workload: dict[str, Any], client: Any) -> int:
