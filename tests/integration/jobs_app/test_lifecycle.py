@@ -385,10 +385,14 @@ class TestNotStarted:
         assert (job.token, job.started_at, job.claimed_at) == ("airflow-token", None, None)
         assert heard() == [("edgecontrol_jobs", {"queue": "night", "team": "red", "slots": 2, "count": 1})]
 
-    def test_the_same_report_twice_is_a_success(self, make_worker: Make, make_job: Make) -> None:
+    def test_the_same_report_again_is_refused_since_the_job_has_no_holder_any_more(
+        self, make_worker: Make, make_job: Make
+    ) -> None:
         worker = make_worker()
         job = make_job(worker=worker)
-        assert [report(job, "not_started", worker=worker) for _ in range(2)] == ["queued", "queued"]
+        assert report(job, "not_started", worker=worker) == "queued"
+        with pytest.raises(StaleAttempt):
+            report(job, "not_started", worker=worker)
 
     def test_it_is_refused_once_the_job_was_handed_out_again(self, make_worker: Make, make_job: Make) -> None:
         worker = make_worker()
