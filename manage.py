@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Django's command line for the control plane; a wrong setting ends it with one line each and exit code 1."""
+"""Django's command line for the control plane; a wrong setting ends it with one line each and exit code 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def main() -> None:
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
-        sys.exit(f"edgecontrol: wrong settings:\n{error}")
+        sys.stderr.write(f"edgecontrol: wrong settings:\n{error}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

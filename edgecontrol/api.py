@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db import InterfaceError, OperationalError
+from django.db import DataError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -60,9 +60,12 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         set_rollback()
         log.warning("database away: %s", error)
         return _unavailable()
+    if isinstance(error, DataError):
+        # The net below the serializers: a value that no column takes would fail again and again.
+        error = exceptions.ValidationError("A value does not fit into its column.")
     if isinstance(error, Http404):
         error = exceptions.NotFound()
-    elif isinstance(error, PermissionDenied):
+    if isinstance(error, PermissionDenied):
         error = exceptions.PermissionDenied()
     if not isinstance(error, exceptions.APIException):
         return None

@@ -51,12 +51,14 @@ class Poll:
         self.team = worker.team_name
         self.free_slots = free_slots
         self.woken = threading.Event()
+        #: A newer poll of the same worker has come to this process.
+        self.superseded = False
 
     def serves(self, *, queue: str, team: str, slots: int) -> bool:
         return self.free_slots >= slots and self.team == team and (self.queues is None or queue in self.queues)
 
     def wait(self, seconds: float) -> bool:
-        """Park without a database connection; return False when the control plane is stopping.
+        """Park without a database connection; return False when this poll is to end: superseded, or we are stopping.
 
         Raises Busy when too many polls are parked already.
         """
@@ -65,7 +67,7 @@ class Poll:
         with self._hub.place(), outside():
             self.woken.wait(min(seconds, RECHECK_SECONDS))
             self.woken.clear()
-        return not self._hub.stopping
+        return not (self._hub.stopping or self.superseded)
 
 
 class Hub:
@@ -85,9 +87,9 @@ class Hub:
         self._start()
         poll = Poll(self, worker=worker, free_slots=free_slots)
         with self._lock:
-            # The older poll of the same worker finds itself superseded.
             for other in self._polls:
                 if other.worker_id == poll.worker_id:
+                    other.superseded = True
                     other.woken.set()
             self._polls[poll] = None
         try:

@@ -6,6 +6,8 @@ heartbeat stand here and not in `workers_app`, because both also compare what is
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
@@ -13,6 +15,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import exceptions, serializers
@@ -32,6 +35,8 @@ from workers_app.states import Reported, Requested
 
 #: What this control plane speaks; an agent with an older one is asked to update.
 PROTOCOL = 1
+#: More slots than any machine has.
+MOST_SLOTS = 10_000
 
 _SESSION = OpenApiParameter(
     SESSION_HEADER,
@@ -69,11 +74,27 @@ def checked(serializer: serializers.Serializer[Any]) -> dict[str, Any]:
     return data
 
 
+def integer(*, least: int = 0, most: int = 2**31 - 1, **options: Any) -> serializers.IntegerField:
+    """A number that fits its column."""
+    return serializers.IntegerField(min_value=least, max_value=most, **options)
+
+
+class SystemFigures(serializers.DictField):
+    """Any JSON object that PostgreSQL can store: its text has neither NUL nor half of a surrogate pair."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        text = json.dumps(data)
+        if "\\u0000" in text or "\\ud" in re.sub(r"\\ud[89ab]..\\ud[c-f]..", "", text):
+            raise exceptions.ValidationError("Has characters that cannot be stored.")
+        figures: dict[str, Any] = super().to_internal_value(data)
+        return figures
+
+
 class PairSerializer(serializers.Serializer[Any]):
     """One hand-out of one job."""
 
     id = serializers.UUIDField()
-    attempt = serializers.IntegerField(min_value=1)
+    attempt = integer(least=1)
 
 
 class GonePairSerializer(PairSerializer):
@@ -107,6 +128,7 @@ def orders(worker: Worker, *, held: list[dict[str, Any]]) -> dict[str, Any]:
 class HealthSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(choices=["ok"])
     version = serializers.CharField()
+    time = serializers.DateTimeField(help_text="Lets a machine see that its own clock is wrong.")
 
 
 class HealthView(APIView):
@@ -118,7 +140,8 @@ class HealthView(APIView):
     @extend_schema(responses=HealthSerializer, auth=[])
     def get(self, request: Request) -> Response:
         Worker.objects.exists()
-        return Response({"status": "ok", "version": settings.SPECTACULAR_SETTINGS["VERSION"]})
+        version = settings.SPECTACULAR_SETTINGS["VERSION"]
+        return Response(HealthSerializer({"status": "ok", "version": version, "time": timezone.now()}).data)
 
 
 class RegisterSerializer(serializers.Serializer[Any]):
@@ -130,11 +153,11 @@ class RegisterSerializer(serializers.Serializer[Any]):
         allow_null=True,
         help_text="null: all that the worker is allowed; empty: none.",
     )
-    concurrency = serializers.IntegerField(min_value=1, max_value=10_000)
+    concurrency = integer(least=1, most=MOST_SLOTS)
     agent_version = serializers.CharField(allow_blank=True)
     airflow_version = serializers.CharField(allow_blank=True)
     protocol = serializers.IntegerField()
-    sysinfo = serializers.DictField()
+    sysinfo = SystemFigures()
     held = PairSerializer(
         many=True, help_text="Jobs the agent can account for: alive, or finished with a result on disk."
     )
@@ -186,10 +209,10 @@ class RegisterView(AgentView):
 
 class HeartbeatSerializer(serializers.Serializer[Any]):
     reported = serializers.ChoiceField(choices=[word.value for word in Reported])
-    jobs_active = serializers.IntegerField(min_value=0)
-    concurrency = serializers.IntegerField(min_value=1, max_value=10_000)
+    jobs_active = integer()
+    concurrency = integer(least=1, most=MOST_SLOTS)
     queues = serializers.ListField(child=serializers.CharField(), allow_null=True)
-    sysinfo = serializers.DictField(allow_null=True, help_text="null: unchanged.")
+    sysinfo = SystemFigures(allow_null=True, help_text="null: unchanged.")
     held = PairSerializer(many=True)
 
 
@@ -215,9 +238,9 @@ class ClaimSerializer(serializers.Serializer[Any]):
     claim_id = serializers.UUIDField(
         help_text="The agent's own id for this request; repeat it when the answer was lost."
     )
-    free_slots = serializers.IntegerField(min_value=0)
+    free_slots = integer(most=MOST_SLOTS)
     wait = serializers.FloatField(min_value=0, help_text="Seconds to wait for a job; capped by claim_wait_seconds.")
-    revision = serializers.IntegerField(help_text="From the last orders.")
+    revision = integer(help_text="From the last orders.")
 
 
 class ClaimedJobSerializer(serializers.ModelSerializer[Job]):
@@ -294,9 +317,9 @@ class ConfirmView(AgentView):
 
 
 class ReportSerializer(serializers.Serializer[Any]):
-    attempt = serializers.IntegerField(min_value=1)
+    attempt = integer(least=1)
     state = serializers.ChoiceField(choices=[state.value for state in ReportState])
-    exit_code = serializers.IntegerField(allow_null=True, required=False)
+    exit_code = integer(least=-(2**63), most=2**63 - 1, allow_null=True, required=False)
     airflow_outcome = serializers.CharField(
         allow_blank=True,
         required=False,
@@ -304,7 +327,7 @@ class ReportSerializer(serializers.Serializer[Any]):
         help_text="The task's final state as Airflow accepted it.",
     )
     reason = serializers.CharField(allow_blank=True, required=False, max_length=4000)
-    log_size = serializers.IntegerField(min_value=0, required=False)
+    log_size = integer(most=2**63 - 1, required=False)
     log_sha256 = serializers.RegexField(r"^[0-9a-f]{64}$", allow_blank=True, required=False)
 
 

@@ -75,7 +75,6 @@ def claim(*, worker: Worker, claim_id: UUID, free_slots: int, revision: int, fir
     with transaction.atomic():
         if first:
             registry.touch(worker=worker, changes={"claim_id": claim_id})
-            worker.claim_id = claim_id
         else:
             seen = worker.session
             worker.refresh_from_db(from_queryset=Worker.objects.select_for_update(no_key=True))
@@ -130,7 +129,7 @@ def report(*, worker_id: int, job_id: UUID, report: Report) -> JobState:
     """
     mine = Job.objects.filter(pk=job_id, attempt=report.attempt, worker_id=worker_id)
     if report.state is ReportState.NOT_STARTED:
-        return _not_started(mine=mine, job_id=job_id, report=report)
+        return _not_started(mine=mine, report=report)
     state = JobState(report.state)
     written = mine.filter(state__in=sources(state)).update(
         **_ending(state, report.reason),
@@ -145,14 +144,13 @@ def report(*, worker_id: int, job_id: UUID, report: Report) -> JobState:
     return state
 
 
-def _not_started(*, mine: models.QuerySet[Job], job_id: UUID, report: Report) -> JobState:
+def _not_started(*, mine: models.QuerySet[Job], report: Report) -> JobState:
     if mine.filter(state__in=HELD, attempt__gte=MAX_ATTEMPTS).update(
         **_ending(JobState.FAILED, f"could not be started {MAX_ATTEMPTS} times; last: {report.reason}")
     ):
         return JobState.FAILED
-    released = _release(mine.filter(state__in=HELD), reason=report.reason)
-    # A repeated report finds the job back in the queue already.
-    if not released and not Job.objects.filter(pk=job_id, state=JobState.QUEUED, attempt=report.attempt).exists():
+    # A repeated report is refused, since the job has no holder any more; the agent forgets it either way.
+    if not _release(mine.filter(state__in=HELD), reason=report.reason):
         raise StaleAttempt
     return JobState.QUEUED
 
@@ -236,7 +234,9 @@ def lose_unaccounted(*, worker_id: int, accounted_for: Collection[Pair], reboote
     A new session has no claim under way, so its list is complete. Claims that were never confirmed
     were never started: they go back to the queue by themselves, and at once after a reboot.
     """
-    held = Job.objects.held_by(worker_id).exclude(pk__in=[pk for pk, _ in accounted_for])
+    held = Job.objects.held_by(worker_id)
+    unaccounted = set(held.values_list("pk", "attempt")) - set(accounted_for)
+    held = held.filter(pk__in=[pk for pk, _ in unaccounted])
     because = "its machine rebooted" if rebooted else "its worker restarted without it"
     with transaction.atomic():
         lost = held.filter(state=JobState.RUNNING).update(**_ending(JobState.LOST, because))

@@ -84,7 +84,7 @@ class Job(models.Model):
     claimed_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
-    exit_code = models.IntegerField(null=True, blank=True)
+    exit_code = models.BigIntegerField(null=True, blank=True)
     airflow_outcome = models.TextField(db_default="", blank=True)
     reason = models.TextField(db_default="", blank=True)
 
@@ -146,7 +146,8 @@ class LogChunk(models.Model):
     """Bytes of one attempt's log from `offset` on. Attempt 0 is what Airflow's own side wrote."""
 
     pk = models.CompositePrimaryKey("job_id", "attempt", "offset")
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, db_index=False)
+    # The database itself deletes a log with its job, whoever deletes that; see the first migration.
+    job = models.ForeignKey(Job, on_delete=models.DO_NOTHING, db_index=False, db_constraint=False)
     attempt = models.IntegerField()
     offset = models.BigIntegerField()
     data = models.BinaryField()

@@ -22,6 +22,7 @@ _PAUSE_SECONDS = 0.01
 
 # room: what the worker may still take by the server's own count, whatever the request says.
 # sizes: the distinct slot sizes waiting in each queue, by skipping along the index.
+# locked: an array, since a join with the candidates may be planned as a scan of all that waits.
 # fit: as many as fit in order; a later, smaller job is left to the next claim.
 _PICK = """
 WITH RECURSIVE
@@ -56,7 +57,7 @@ candidates AS (
 ),
 locked AS (
     SELECT job.id, job.slots, job.priority, job.queued_at FROM job
-     WHERE job.id IN (SELECT id FROM candidates) AND state = 'queued'
+     WHERE job.id = ANY (ARRAY(SELECT id FROM candidates)) AND state = 'queued'
      ORDER BY job.priority DESC, job.queued_at, job.id LIMIT (SELECT greatest(slots, 0) FROM room)
        FOR NO KEY UPDATE SKIP LOCKED
 ),

@@ -11,10 +11,12 @@ import hmac
 import secrets
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db.models.functions import Now
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.exceptions import ValidationError
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -114,7 +116,10 @@ class IsCurrentSession(IsAgent):
     def has_permission(self, request: Request, view: APIView) -> bool:
         if not super().has_permission(request, view):
             return False
-        worker = request.user.worker  # type: ignore[union-attr]
-        if worker.session is None or request.headers.get(SESSION_HEADER) != str(worker.session):
+        try:
+            session = UUID(request.headers.get(SESSION_HEADER, ""))
+        except ValueError:
+            raise ValidationError({SESSION_HEADER: "The uuid with which this agent registered."}) from None
+        if session != request.user.worker.session:  # type: ignore[union-attr]
             raise registry.SessionReplaced
         return True

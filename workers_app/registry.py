@@ -130,7 +130,6 @@ def heartbeat(
 
     Raises SessionReplaced when a newer session has begun since `worker` was read.
     """
-    worker.jobs_active, worker.queues, worker.concurrency = jobs_active, queues, concurrency
     changes: dict[str, Any] = {"jobs_active": jobs_active, "queues": queues, "concurrency": concurrency}
     if sysinfo is not None and sysinfo != worker.sysinfo:
         changes["sysinfo"] = sysinfo
@@ -151,7 +150,8 @@ def touch(*, worker: Worker, reported: Reported | None = None, changes: dict[str
             last_heartbeat=Now(), reported=said, state=state, **(changes or {})
         )
         if updated:
-            worker.reported, worker.state = said, state
+            for name, value in {"reported": said, "state": state, **(changes or {})}.items():
+                setattr(worker, name, value)
             return
         session = worker.session
         worker.refresh_from_db()

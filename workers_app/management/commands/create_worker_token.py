@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.core.management import BaseCommand, CommandError
+from django.db import transaction
 
 from workers_app import auth, registry
 from workers_app.errors import Refusal
@@ -27,39 +28,42 @@ class Command(BaseCommand):
         parser.add_argument("--file", type=Path, help="where to write the token (default: NAME.token in this folder)")
         parser.add_argument("--queues", help="comma-separated queues it may serve (new workers only; default: all)")
         parser.add_argument("--team", default="", help="Airflow team it works for (new workers only)")
-        parser.add_argument("--days", type=int, help="days until the token expires (default: never)")
+        parser.add_argument("--days", type=_days, help="days until the token expires (default: never)")
         parser.add_argument("--force", action="store_true", help="overwrite an existing token file")
 
-    def handle(self, *, name: str, file: Path | None, force: bool, **options: Any) -> None:
+    def handle(self, *, name: str, file: Path | None, force: bool, days: int | None, **options: Any) -> None:
         path = file or Path(re.sub(r"[^\w.-]+", "_", name) + ".token")
-        descriptor = self._open(path, force=force)
-        with os.fdopen(descriptor, "w") as target:
-            try:
-                worker = Worker.objects.filter(name=name).first() or self._create(name, options)
-                days = options["days"]
-                token = auth.issue(worker=worker, valid_for=timedelta(days=days) if days else None)
-            except Refusal as refusal:
-                path.unlink()
-                raise CommandError(refusal.detail) from None
-            target.write(f"{token}\n# worker token of {name}; keep it secret, one machine only\n")
-        self.stdout.write(f"token of worker {name!r} written to {path}")
-        self.stdout.write(f"on the machine: python -m agent run --url URL --token-file {path}")
-
-    @staticmethod
-    def _open(path: Path, *, force: bool) -> int:
-        """The file first, with its final permissions: a token that cannot be stored is never made."""
-        mode = os.O_TRUNC if force else os.O_EXCL
+        if path.exists() and not force:
+            raise CommandError(f"{path} exists; use --force to overwrite it, or --file for another place")
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | mode, 0o600)
-            os.fchmod(descriptor, 0o600)
-        except FileExistsError:
-            raise CommandError(f"{path} exists; use --force to overwrite it, or --file for another place") from None
+            # The file is there before the commit: a token that cannot be stored is never made.
+            with transaction.atomic():
+                worker = Worker.objects.filter(name=name).first() or self._create(name, options)
+                token = auth.issue(worker=worker, valid_for=None if days is None else timedelta(days=days))
+                _write(path, f"{token}\n# worker token of {name}; keep it secret, one machine only\n")
+        except Refusal as refusal:
+            raise CommandError(refusal.detail) from None
         except OSError as error:
             raise CommandError(f"cannot write {path}: {error.strerror}") from None
-        return descriptor
+        self.stdout.write(f"token of worker {name!r} written to {path}")
+        self.stdout.write(f"on the machine: python -m agent run --url URL --token-file {path}")
 
     @staticmethod
     def _create(name: str, options: dict[str, Any]) -> Worker:
         queues = options["queues"]
         allowed = [queue.strip() for queue in queues.split(",") if queue.strip()] if queues is not None else None
         return registry.create(name=name, allowed_queues=allowed, team_name=options["team"])
+
+
+def _days(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError("a whole number of days, 1 or more")
+    return int(text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file in one step; nobody but its owner can ever read it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as target:
+        target.write(text)
+    temporary.replace(path)
