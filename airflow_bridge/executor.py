@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 from airflow.configuration import conf as airflow_conf
@@ -19,6 +19,7 @@ from airflow.models.callback import CallbackKey
 from airflow.utils.state import CallbackState, TaskInstanceState
 
 from airflow_bridge import config, outbox, queueing
+from airflow_bridge.containment import contained, nothing
 from airflow_bridge.database import StoreError
 from airflow_bridge.endings import Ending, Endings
 from airflow_bridge.ledger import Ledger, OpenJob
@@ -34,31 +35,6 @@ CHECK_LIMIT = 500
 CHECK_ROUND_SECONDS = 60
 #: Tokens minted in one second.
 RENEW_LIMIT = 100
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def contained(*, otherwise: Callable[[], Any]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """The one wall between our mistakes and the scheduler's loop: log, and answer `otherwise()`."""
-
-    def wall(method: Callable[_P, _R]) -> Callable[_P, _R]:
-        @functools.wraps(method)
-        def inside(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            try:
-                return method(*args, **kwargs)
-            except Exception:
-                executor: Any = args[0]
-                executor.log.exception("EdgeControl: %s failed", method.__name__)
-                return otherwise()
-
-        return inside
-
-    return wall
-
-
-def _nothing() -> None:
-    return None
 
 
 class EdgeControlExecutor(BaseExecutor):
@@ -92,7 +68,7 @@ class EdgeControlExecutor(BaseExecutor):
 
     # What Airflow calls, in the order of a scheduler's life.
 
-    @contained(otherwise=_nothing)
+    @contained(otherwise=nothing)
     def start(self) -> None:
         """Called once, in a scheduler: from now on this instance is a dispatcher."""
         self.dispatcher = uuid4()
@@ -109,7 +85,7 @@ class EdgeControlExecutor(BaseExecutor):
         """Write all that is buffered, whatever the slots: jobs that wait for a worker occupy none."""
         super().trigger_tasks(len(self.queued_tasks) + len(self.queued_callbacks))
 
-    @contained(otherwise=_nothing)
+    @contained(otherwise=nothing)
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
         jobs = [job for workload in workload_items if (job := self._job_of(workload))]
         for batch in outbox.batches(jobs, size=BATCH):
@@ -118,7 +94,7 @@ class EdgeControlExecutor(BaseExecutor):
                     return
                 self._write(batch)
 
-    @contained(otherwise=_nothing)
+    @contained(otherwise=nothing)
     def sync(self) -> None:
         """Tell Airflow of jobs that ended; once a second, compare what is believed with the table."""
         with self._reaching_store() as reachable:
@@ -159,7 +135,7 @@ class EdgeControlExecutor(BaseExecutor):
             raise NotImplementedError("EdgeControl keeps jobs until [edgecontrol] queue_wait_limit")
         self.log.warning("EdgeControl: %s is queued but has no job; Airflow queues it again", ti)
 
-    @contained(otherwise=_nothing)
+    @contained(otherwise=nothing)
     def end(self) -> None:
         """The scheduler ends: write what is buffered, leave the rest to the next one. Work goes on at the edge."""
         self.trigger_tasks(0)
@@ -168,7 +144,7 @@ class EdgeControlExecutor(BaseExecutor):
                 self._endings.confirm()
         self._store.close()
 
-    @contained(otherwise=_nothing)
+    @contained(otherwise=nothing)
     def terminate(self) -> None:
         """The scheduler was told to stop at once; the next one adopts the jobs."""
         self._store.close()
