@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+def answers_or_ended(server: subprocess.Popen[str], address: str) -> bool:
+    return server.poll() is not None or requests.get(f"http://{address}/api/v1/edge/health", timeout=5).ok
+
+
 def until(condition: Callable[[], Any], what: str) -> Any:
     """Ask again until it holds: the other side is a process of its own."""
     deadline = time.monotonic() + PATIENCE
@@ -87,8 +92,7 @@ def test_two_replicas_start_on_an_empty_database_and_stop_at_once_while_a_claim_
     addresses = [free_address(), free_address()]
     servers = [manage("serve", DATABASE_URL=empty_database, LISTEN=address) for address in addresses]
     for address, server in zip(addresses, servers, strict=True):
-        health = f"http://{address}/api/v1/edge/health"
-        until(lambda health=health: server.poll() is not None or requests.get(health, timeout=5).ok, "health")  # type: ignore[misc]
+        until(partial(answers_or_ended, server, address), "health")
         assert server.poll() is None, server.communicate()
 
     command = manage("create_worker_token", "site-7", DATABASE_URL=empty_database)

@@ -334,6 +334,7 @@ class TestClaim:
             ("claim_id", "x"),
             ("free_slots", -1),
             ("free_slots", "many"),
+            ("free_slots", HUGE),
             ("wait", -1),
             ("wait", "nan"),
             ("revision", None),
@@ -342,9 +343,9 @@ class TestClaim:
     def test_a_wrong_field_is_refused_by_its_name(self, agent: Make, field: str, value: Any) -> None:
         assert field in refusal(agent().claim(**{field: value}), 400, "invalid_request")
 
-    def test_any_number_of_free_slots_is_survived(self, agent: Make, make_job: Make) -> None:
+    def test_a_very_large_machine_may_ask_too(self, agent: Make, make_job: Make) -> None:
         make_job()
-        assert len(good(agent().claim(free_slots=10**30))["jobs"]) == 1
+        assert len(good(agent().claim(free_slots=10_000))["jobs"]) == 1
 
     def test_an_empty_claim_costs_few_statements(
         self, agent: Make, django_assert_max_num_queries: Callable[..., Any]
