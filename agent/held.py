@@ -88,10 +88,10 @@ class Held:
         self.on_change()
 
     def forget(self, job: Job) -> None:
-        """Nothing is left to do for the job."""
+        """Nothing is left to do for the job. Its directory goes first: who sees no job left may end the process."""
+        self.spool.forget(job)
         with self._lock:
             self._jobs.pop(job.key, None)
-        self.spool.forget(job)
         self.on_change()
 
     def settle(self, job: Job) -> None:

@@ -187,6 +187,7 @@ class JobWatch:
         else:
             self.gate.start_worked()
         log.info("job %s attempt %d ended: %s %s", job.id, job.attempt, result["state"], result.get("reason", ""))
-        self.held.ended(job, result)
         if job.gone:
             self.held.forget(job)
+        else:
+            self.held.ended(job, result)
