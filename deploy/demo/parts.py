@@ -101,7 +101,7 @@ class Parts:
                 env=lambda: of.agent,
                 after=("worker token", "api-server"),  # it would wait longer for an API that is not there yet
                 is_ready=self._agent_is_registered,
-                stop_signal=signal.SIGINT,  # lets running tasks end; the second one ends them
+                stop_signals=(signal.SIGINT, signal.SIGINT),  # lets running tasks end; the second one ends them
             ),
             self._program(
                 "admin login",

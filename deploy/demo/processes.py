@@ -47,8 +47,8 @@ class Child:
     log: Path
     #: False for a command that is expected to end.
     serves: bool
-    #: Asks it to stop; sent a second time when the first is not enough.
-    stop_signal: signal.Signals = signal.SIGTERM
+    #: Ask it to stop, three seconds apart; then it is killed.
+    stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
 
     @property
     def succeeded(self) -> bool:
@@ -162,11 +162,11 @@ def _of_an_earlier_demo(mark: str, started: dict[int, float]) -> Iterable[psutil
 
 
 def _ask_to_stop(children: list[Child]) -> None:
-    for seconds in (3.0, 2.0):
-        asked = [child for child in children if child.popen.poll() is None]
+    for turn in range(2):
+        asked = [child for child in children if child.popen.poll() is None and len(child.stop_signals) > turn]
         for child in asked:
-            child.popen.send_signal(child.stop_signal)
-        until = time.monotonic() + seconds
+            child.popen.send_signal(child.stop_signals[turn])
+        until = time.monotonic() + 3
         while time.monotonic() < until and any(child.popen.poll() is None for child in asked):
             time.sleep(0.05)
 
