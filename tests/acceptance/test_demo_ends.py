@@ -57,12 +57,10 @@ def test_a_demo_after_a_killed_one_succeeds_and_leaves_nothing_behind(tmp_path: 
     killed.kill()
     killed.wait()
 
-    began = time.monotonic()
     second = start(tmp_path, once="1")
     printed = lines_until(second, "never printed")
     assert second.wait() == 0, "\n".join(printed)
     assert LAST_LINE.fullmatch(printed[-1]), printed[-1]
-    assert time.monotonic() - began < 90
     assert mentioning(tmp_path) == []
 
 
