@@ -7,7 +7,6 @@ heartbeat stand here and not in `workers_app`, because both also compare what is
 from __future__ import annotations
 
 import json
-import re
 import time
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
@@ -83,9 +82,13 @@ class SystemFigures(serializers.DictField):
     """Any JSON object that PostgreSQL can store: its text has neither NUL nor half of a surrogate pair."""
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
-        text = json.dumps(data)
-        if "\\u0000" in text or "\\ud" in re.sub(r"\\ud[89ab]..\\ud[c-f]..", "", text):
-            raise exceptions.ValidationError("Has characters that cannot be stored.")
+        try:
+            text = json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise exceptions.ValidationError("Has half of a surrogate pair.") from None
+        # Escaped backslashes set aside, what is left of the form \u0000 is the character.
+        if b"\\u0000" in text.replace(b"\\\\", b""):
+            raise exceptions.ValidationError("Has a NUL character.")
         figures: dict[str, Any] = super().to_internal_value(data)
         return figures
 
@@ -238,7 +241,7 @@ class ClaimSerializer(serializers.Serializer[Any]):
     claim_id = serializers.UUIDField(
         help_text="The agent's own id for this request; repeat it when the answer was lost."
     )
-    free_slots = integer(most=MOST_SLOTS)
+    free_slots = integer()
     wait = serializers.FloatField(min_value=0, help_text="Seconds to wait for a job; capped by claim_wait_seconds.")
     revision = integer(help_text="From the last orders.")
 
