@@ -488,8 +488,10 @@ def airflow_version() -> str:
 class ForkServer:
     """Forks a process per job at the agent's word and tells it which have ended. Lines of JSON over a Unix socket."""
 
-    def __init__(self, *, listener: socket.socket, idle_seconds: float) -> None:
-        self.listener = listener
+    def __init__(self, *, path: Path, idle_seconds: float) -> None:
+        self.listener = listen(path)
+        self.path = path
+        self.inode = path.stat().st_ino
         self.idle_seconds = idle_seconds
         self.agents: dict[socket.socket, bytes] = {}
         self.children: dict[int, str] = {}
@@ -541,6 +543,12 @@ class ForkServer:
         if self.agents or self.children:
             self.quiet_since = time.monotonic()
 
+    def withdraw(self) -> None:
+        """Be found no more. The name may be a successor's already, which must stay."""
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_ino == self.inode:
+                self.path.unlink()
+
     def _state(self) -> dict[str, Any]:
         return {
             "event": "state",
@@ -573,6 +581,7 @@ class ForkServer:
             self._start(agent, Path(order["directory"]))
         elif order["op"] == "drain":
             self.draining = True
+            self.withdraw()
         elif order["op"] == "state":
             self._say(agent, self._state())
 
@@ -667,7 +676,7 @@ def listen(path: Path) -> socket.socket:
 
 def serve(path: Path, *, idle_seconds: float) -> None:
     """Run until nothing is left to do, or nobody to do it for."""
-    server = ForkServer(listener=listen(path), idle_seconds=idle_seconds)
+    server = ForkServer(path=path, idle_seconds=idle_seconds)
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.set_wakeup_fd(server.waker.fileno(), warn_on_full_buffer=False)
@@ -677,7 +686,7 @@ def serve(path: Path, *, idle_seconds: float) -> None:
         while not server.finished():
             server.step(timeout=1.0)
     finally:
-        path.unlink(missing_ok=True)
+        server.withdraw()
 
 
 def main() -> int:

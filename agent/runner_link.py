@@ -116,16 +116,17 @@ class ForkRunner:
 
     def events(self, *, timeout: float) -> list[dict[str, Any]]:
         """What the runner says within the timeout. When it is gone, `alive` stays false until `connect`."""
-        if self._socket is None:
+        connection = self._socket  # another thread may close it meanwhile
+        if connection is None:
             time.sleep(timeout)
             return []
-        if not select.select([self._socket], [], [], timeout)[0]:
-            return []
         try:
-            data = self._socket.recv(65536)
+            if not select.select([connection], [], [], timeout)[0]:
+                return []
+            data = connection.recv(65536)
         except BlockingIOError:
             return []
-        except OSError:
+        except (OSError, ValueError):
             data = b""
         if not data:
             self._lose()
@@ -223,8 +224,11 @@ class ForkRunner:
                 with connection, contextlib.suppress(OSError):
                     connection.sendall(b'{"op": "drain"}\n')
             else:
-                for leftover in (path, path.with_suffix(".log"), self._folder / f"runner-{path.stem}.py"):
-                    leftover.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+        for leftover in (*self._folder.glob("*.log"), *self._folder.glob("runner-*.py")):
+            generation = leftover.stem.removeprefix("runner-")
+            if generation != self._generation and not (self._folder / f"{generation}.sock").exists():
+                leftover.unlink(missing_ok=True)
 
 
 class FreshRunner:

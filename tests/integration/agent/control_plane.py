@@ -158,6 +158,7 @@ class ControlPlane:
 
     def register(self, body: dict[str, Any]) -> dict[str, Any]:
         self.session = body["session"]
+        self.changed.notify_all()
         self.registrations.append(body)
         self.reported_concurrency = body["concurrency"]
         return {
@@ -178,8 +179,10 @@ class ControlPlane:
         if not mine:
             self.newest_claim = claim_id
             self.changed.notify_all()
-            deadline = time.monotonic() + body["wait"]
+            session, deadline = self.session, time.monotonic() + body["wait"]
             while True:
+                if self.session != session:
+                    raise Refusal(409, "session_replaced")
                 due = self.revision != body["revision"]
                 mine = [] if due else self._pick(claim_id, body["free_slots"])
                 left = deadline - time.monotonic()

@@ -8,8 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
-import psutil
-
+from agent.runner_link import connect_to
 from tests.integration.agent.conftest import Agent
 from tests.integration.agent.control_plane import ControlPlane, FakeJob, Refusal
 
@@ -76,9 +75,12 @@ def test_a_restarted_agent_takes_its_tasks_over(plane: ControlPlane, start_agent
     agent = start_agent()
     plane.wait_for(lambda: len(plane.registrations) == 2)
     assert len(plane.registrations[1]["held"]) == 4
+    assert agent.fork_server().pid == server
     plane.wait_for(lambda: all(job.report for job in jobs) and not agent.held())
     assert_right(jobs, agent)
-    assert psutil.pid_exists(server)
+    later = plane.add()
+    plane.wait_for(lambda: later.state == "success")
+    assert [process.pid for process in agent.runners()] == [server]
 
 
 def test_tasks_that_end_while_no_agent_runs_are_reported_by_the_next(plane: ControlPlane, start_agent: Start) -> None:
@@ -262,3 +264,29 @@ def test_a_bad_offer_harms_no_other(plane: ControlPlane, start_agent: Start) -> 
     plane.wait_for(lambda: good.state == "success")
     assert "makes no sense" in agent.stderr
     assert json.dumps(bad.workload) not in agent.stderr
+
+
+def test_a_drained_agent_may_be_started_again_while_its_runner_still_ends(
+    plane: ControlPlane, start_agent: Start
+) -> None:
+    """A runner that drains is found no more, and does not take its successor's place away when it goes."""
+    agent = start_agent("--kill-grace-seconds", "30")
+    slow = plane.add({"seconds": 4, "ignore_term": True})
+    plane.wait_for(agent.starts)
+    old = agent.fork_server()
+    with connect_to(next(agent.state_dir.glob("runner/*.sock"))) as connection:  # type: ignore[union-attr]
+        connection.sendall(b'{"op": "drain"}\n')
+        plane.wait_for(lambda: not list(agent.state_dir.glob("runner/*.sock")))
+    agent.kill()
+    agent = start_agent()
+    quick = plane.add()
+    plane.wait_for(lambda: quick.state == "success")
+    plane.wait_for(lambda: slow.state == "success")
+    plane.wait_for(lambda: not old.is_running())
+    agent.kill()
+    runners = {process.pid for process in agent.runners()}
+    agent = start_agent()
+    last = plane.add()
+    plane.wait_for(lambda: last.state == "success")
+    assert {process.pid for process in agent.runners()} == runners
+    assert_right([slow, quick, last], agent)
