@@ -496,7 +496,7 @@ class TestLogs:
 class TestWrongRequests:
     PATHS = ("workers/register", "workers/heartbeat", "jobs/claim", "jobs/confirm")
 
-    @pytest.mark.parametrize(("path", "method"), itertools.product(PATHS, ["get", "put", "delete", "patch"]))
+    @pytest.mark.parametrize(("path", "method"), list(itertools.product(PATHS, ["get", "put", "delete", "patch"])))
     def test_a_wrong_method_is_refused(self, agent: Make, path: str, method: str) -> None:
         caller = agent()
         answer = getattr(caller.client, method)(caller.PREFIX + path, headers=caller.headers())

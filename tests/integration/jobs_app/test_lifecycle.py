@@ -290,7 +290,7 @@ class TestReport:
         job.refresh_from_db()
         assert (job.finished_at, job.exit_code) == (ended, 1)
 
-    @pytest.mark.parametrize(("first", "second"), itertools.permutations(FINAL_REPORTS, 2))
+    @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(FINAL_REPORTS, 2)))
     def test_a_second_opinion_is_refused(self, make_worker: Make, make_job: Make, first: str, second: str) -> None:
         job = make_job(worker=make_worker())
         report(job, first)
