@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from agent import errors
 from edgecontrol.environment import PREFIX, Environment
 
 ROOT = Path(__file__).parent.parent
@@ -39,3 +40,9 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     named = set(re.findall(r"`((?:edgecontrol|workers_app|jobs_app|airflow_bridge|agent|tests)/[\w/.]+)`", text))
     assert named
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_every_exit_code_of_the_agent_is_documented_with_its_meaning() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs/connect.md").read_text(), re.M)
+    expected = {error.exit_code: error.summary for error in errors.ALL}
+    assert {int(code): meaning for code, meaning in rows if code != "0"} == expected
