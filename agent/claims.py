@@ -21,7 +21,7 @@ log = logging.getLogger("agent.claims")
 #: Only an agent that has been full this long parks a poll without slots: short tasks would abandon it at once.
 FULL_SECONDS = 1.0
 #: A gate that closes for less is waited for; after that we park without slots, and say why.
-CLOSED_SECONDS = 5.0
+CLOSED_SECONDS = 10.0
 #: Polls without slots that were given up for one with slots, and whose empty answer is still to come.
 MOST_ABANDONED = 2
 #: A poll of a partly busy agent is shorter, since it asks for fewer slots than will soon be free.

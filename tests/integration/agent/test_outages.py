@@ -279,6 +279,7 @@ def test_a_drained_agent_may_be_started_again_while_its_runner_still_ends(
         plane.wait_for(lambda: not list(agent.state_dir.glob("runner/*.sock")))
     agent.kill()
     agent = start_agent()
+    plane.wait_for(lambda: len(plane.registrations) == 2)
     quick = plane.add()
     plane.wait_for(lambda: quick.state == "success")
     plane.wait_for(lambda: slow.state == "success")
@@ -286,6 +287,7 @@ def test_a_drained_agent_may_be_started_again_while_its_runner_still_ends(
     agent.kill()
     runners = {process.pid for process in agent.runners()}
     agent = start_agent()
+    plane.wait_for(lambda: len(plane.registrations) == 3)
     last = plane.add()
     plane.wait_for(lambda: last.state == "success")
     assert {process.pid for process in agent.runners()} == runners
