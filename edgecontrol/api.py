@@ -17,7 +17,7 @@ from jobs_app.lifecycle import StaleAttempt
 from jobs_app.logs import LogFull, WrongOffset
 from workers_app.auth import BadToken
 from workers_app.errors import Refusal
-from workers_app.registry import InvalidName, NameTaken, OutdatedAgent, SessionReplaced, StillThere
+from workers_app.registry import BeingChanged, InvalidName, NameTaken, OutdatedAgent, SessionReplaced, StillThere
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ STATUS: dict[type[Refusal], int] = {
     WrongOffset: status.HTTP_409_CONFLICT,
     LogFull: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
     Busy: status.HTTP_503_SERVICE_UNAVAILABLE,
+    BeingChanged: status.HTTP_503_SERVICE_UNAVAILABLE,
 }
 
 #: Codes of the framework's own errors.

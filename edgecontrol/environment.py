@@ -124,6 +124,8 @@ def read() -> Environment:
         mistakes += _unfit_for_production(environment)
     if environment.silent_after_seconds > environment.outage_patience_seconds:
         mistakes.append(f"{PREFIX}SILENT_AFTER_SECONDS: must not exceed {PREFIX}OUTAGE_PATIENCE_SECONDS")
+    if environment.heartbeat_seconds * 2 > environment.silent_after_seconds:
+        mistakes.append(f"{PREFIX}HEARTBEAT_SECONDS: at most half of {PREFIX}SILENT_AFTER_SECONDS")
     if mistakes:
         raise ImproperlyConfigured("\n".join(mistakes))
     return environment

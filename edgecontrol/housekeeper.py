@@ -14,10 +14,12 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError, connection, models
 from django.db.models.functions import Now
 
 from jobs_app import lifecycle
+from jobs_app.models import Job
+from jobs_app.states import HELD
 from workers_app import registry
 from workers_app.models import Worker
 from workers_app.states import Reported
@@ -75,7 +77,11 @@ class Housekeeper:
         clock. While nobody at all is heard the fault is ours, and afterwards everybody has a full patience to call.
         """
         ours = settings.EDGECONTROL
-        talkative = Worker.objects.exclude(reported=Reported.OFFLINE).values_list("pk", "last_heartbeat", Now())
+        # One that said goodbye counts as long as it holds something.
+        holding = Job.objects.filter(worker=models.OuterRef("pk"), state__in=HELD)
+        talkative = Worker.objects.filter(~models.Q(reported=Reported.OFFLINE) | models.Exists(holding)).values_list(
+            "pk", "last_heartbeat", Now()
+        )
         fleet = [(pk, heard, now) for pk, heard, now in talkative if heard is not None]
         newest = max((heard for _, heard, _ in fleet), default=None)
         if newest is None or fleet[0][2] - newest > timedelta(seconds=ours.silent_after_seconds):

@@ -117,7 +117,8 @@ class OrdersSerializer(serializers.Serializer[Any]):
 
 def orders(worker: Worker, *, held: list[dict[str, Any]]) -> dict[str, Any]:
     pairs = [(pair["id"], pair["attempt"]) for pair in held]
-    gone = lifecycle.not_held_any_more(worker_id=worker.pk, listed=pairs)
+    young = settings.EDGECONTROL.heartbeat_seconds
+    gone = lifecycle.not_held_any_more(worker_id=worker.pk, listed=pairs, young_seconds=young)
     return {
         "requested": worker.requested,
         "comment": worker.requested_comment,
@@ -319,6 +320,15 @@ class ConfirmView(AgentView):
         )
 
 
+class Reason(serializers.CharField):
+    """Text for people, made storable rather than refused: no report is lost for its wording."""
+
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        if isinstance(data, str):
+            data = data.replace("\0", "\ufffd").encode(errors="replace").decode()[:4000]
+        return super().run_validation(data)
+
+
 class ReportSerializer(serializers.Serializer[Any]):
     attempt = integer(least=1)
     state = serializers.ChoiceField(choices=[state.value for state in ReportState])
@@ -329,7 +339,7 @@ class ReportSerializer(serializers.Serializer[Any]):
         max_length=100,
         help_text="The task's final state as Airflow accepted it.",
     )
-    reason = serializers.CharField(allow_blank=True, required=False, max_length=4000)
+    reason = Reason(allow_blank=True, required=False)
     log_size = integer(most=2**63 - 1, required=False)
     log_sha256 = serializers.RegexField(r"^[0-9a-f]{64}$", allow_blank=True, required=False)
 

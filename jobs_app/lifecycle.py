@@ -6,6 +6,7 @@ asks, the attempt and the worker; zero rows is an answer. Times are the database
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,8 @@ from workers_app import registry
 from workers_app.errors import Refusal
 from workers_app.models import Worker
 from workers_app.states import Requested
+
+log = logging.getLogger(__name__)
 
 #: A job that was handed out this often without being confirmed is failed: something eats it.
 MAX_UNCONFIRMED_CLAIMS = 5
@@ -77,7 +80,10 @@ def claim(*, worker: Worker, claim_id: UUID, free_slots: int, revision: int, fir
             registry.touch(worker=worker, changes={"claim_id": claim_id})
         else:
             seen = worker.session
-            worker.refresh_from_db(from_queryset=Worker.objects.select_for_update(no_key=True))
+            try:
+                worker.refresh_from_db(from_queryset=Worker.objects.select_for_update(no_key=True))
+            except Worker.DoesNotExist:
+                return Claim(jobs=[], superseded=True)
             if worker.session != seen or worker.claim_id != claim_id:
                 return Claim(jobs=[], superseded=True)
         # Before the revision: an agent that hears of new orders takes a new claim_id.
@@ -131,7 +137,7 @@ def report(*, worker_id: int, job_id: UUID, report: Report) -> JobState:
     if report.state is ReportState.NOT_STARTED:
         return _not_started(mine=mine, report=report)
     state = JobState(report.state)
-    written = mine.filter(state__in=sources(state)).update(
+    written = mine.filter(state=JobState.RUNNING).update(
         **_ending(state, report.reason),
         exit_code=report.exit_code,
         airflow_outcome=report.airflow_outcome,
@@ -140,6 +146,7 @@ def report(*, worker_id: int, job_id: UUID, report: Report) -> JobState:
     )
     # The state itself is accepted, so that a report whose answer was lost can be repeated.
     if not written and not mine.filter(state=state).exists():
+        log.warning("refused: worker %s reports %s for job %s attempt %d", worker_id, state, job_id, report.attempt)
         raise StaleAttempt
     return state
 
@@ -174,7 +181,9 @@ def release_unconfirmed(*, after_seconds: int) -> int:
 def _release(jobs: models.QuerySet[Job], *, reason: str, **changes: Any) -> int:
     """Back to the queue, and wake whoever may take them."""
     with transaction.atomic():
-        rows = list(jobs.select_for_update(no_key=True).values_list("pk", "queue", "team_name", "slots"))
+        # In one order, and without what an agent is confirming at this moment: nobody waits for anybody.
+        locked = jobs.select_for_update(no_key=True, skip_locked=True).order_by("pk")
+        rows = list(locked.values_list("pk", "queue", "team_name", "slots"))
         if rows:
             Job.objects.filter(pk__in=[row[0] for row in rows]).update(
                 state=JobState.QUEUED,
@@ -190,12 +199,12 @@ def _release(jobs: models.QuerySet[Job], *, reason: str, **changes: Any) -> int:
     return len(rows)
 
 
-def not_held_any_more(*, worker_id: int, listed: Collection[Pair]) -> list[tuple[UUID, int, str]]:
+def not_held_any_more(*, worker_id: int, listed: Collection[Pair], young_seconds: int) -> list[tuple[UUID, int, str]]:
     """Compare what a worker lists with what it holds; return (id, attempt, why) of each pair that is not its own.
 
     The other way round, a running job that its own worker leaves out of MAX_MISSED_HEARTBEATS
-    heartbeats in a row is lost: its process is gone without a trace. One such heartbeat may just
-    have been written before the job was confirmed.
+    heartbeats in a row is lost: its process is gone without a trace. Jobs that were confirmed less
+    than `young_seconds` ago do not count, since the list may have been written before and sent twice.
     """
     held = {
         (pk, attempt): (state, missed)
@@ -206,7 +215,7 @@ def not_held_any_more(*, worker_id: int, listed: Collection[Pair]) -> list[tuple
     running = {pair for pair, (state, _) in held.items() if state == JobState.RUNNING}
     missing = running - set(listed)
     if missing:
-        _count_missed(worker_id=worker_id, missing=missing)
+        _count_missed(worker_id=worker_id, missing=missing, young_seconds=young_seconds)
     recovered = [pk for pk, attempt in running & set(listed) if held[pk, attempt][1]]
     if recovered:
         Job.objects.filter(pk__in=recovered, worker_id=worker_id).update(missed_heartbeats=0)
@@ -220,8 +229,13 @@ def not_held_any_more(*, worker_id: int, listed: Collection[Pair]) -> list[tuple
     return [(pk, attempt, why.get(pk, "unknown job")) for pk, attempt in gone]
 
 
-def _count_missed(*, worker_id: int, missing: set[Pair]) -> None:
-    jobs = Job.objects.filter(pk__in=[pk for pk, _ in missing], worker_id=worker_id, state=JobState.RUNNING)
+def _count_missed(*, worker_id: int, missing: set[Pair], young_seconds: int) -> None:
+    jobs = Job.objects.filter(
+        pk__in=[pk for pk, _ in missing],
+        worker_id=worker_id,
+        state=JobState.RUNNING,
+        started_at__lt=Now() - timedelta(seconds=young_seconds),
+    )
     jobs.update(missed_heartbeats=models.F("missed_heartbeats") + 1)
     jobs.filter(missed_heartbeats__gte=MAX_MISSED_HEARTBEATS).update(
         **_ending(JobState.LOST, "its worker no longer knows it")

@@ -46,6 +46,12 @@ class OutdatedAgent(Refusal):
     code = "outdated_agent"
 
 
+class BeingChanged(Refusal):
+    """This worker is being changed by others at this moment; repeat the request."""
+
+    code = "busy"
+
+
 class StillThere(Refusal):
     """Only a worker that is offline or silent, and holds no job, can be removed."""
 
@@ -91,7 +97,8 @@ def register(*, worker: Worker, introduction: Introduction) -> bool:
         with transaction.atomic():
             row = Worker.objects.select_for_update(no_key=True).get(pk=worker.pk)
             rebooted = row.boot_id not in ("", introduction.boot_id)
-            requested = Requested.ACTIVE if row.requested == Requested.SHUTDOWN else Requested(row.requested)
+            was_shut_down = row.requested == Requested.SHUTDOWN
+            requested = Requested.ACTIVE if was_shut_down else Requested(row.requested)
             Worker.objects.filter(pk=worker.pk).update(
                 name=name,
                 session=introduction.session,
@@ -102,6 +109,7 @@ def register(*, worker: Worker, introduction: Introduction) -> bool:
                 airflow_version=introduction.airflow_version,
                 sysinfo=introduction.sysinfo,
                 requested=requested,
+                requested_comment="" if was_shut_down else row.requested_comment,
                 reported=Reported.STARTING,
                 state=shown_state(requested=requested, reported=Reported.STARTING, silent=False),
                 jobs_active=0,
@@ -157,7 +165,7 @@ def touch(*, worker: Worker, reported: Reported | None = None, changes: dict[str
         worker.refresh_from_db()
         if worker.session != session:
             raise SessionReplaced
-    raise Refusal("This worker is being changed too often; try again.")
+    raise BeingChanged
 
 
 def request(*, worker_ids: Sequence[int], wish: Requested, by: str, comment: str = "") -> int:

@@ -30,9 +30,10 @@ class World:
         self.workers: dict[str, Any] = {}
         self.jobs: dict[str, Job] = {}
 
-    def worker(self, name: str, **columns: Any) -> None:
+    def worker(self, name: str, *, job: bool = True, **columns: Any) -> None:
         self.workers[name] = self._make_worker(name, **{"reported": "running", "state": "running"} | columns)
-        self.jobs[name] = self._make_job(worker=self.workers[name])
+        if job:
+            self.jobs[name] = self._make_job(worker=self.workers[name])
 
     def pass_time(self, seconds: float, *, heard: str = "", database: bool = True, step: float = 90) -> None:
         """Let time pass in steps; the named workers heartbeat and the housekeeper looks in each of them."""
@@ -164,10 +165,18 @@ def test_half_of_the_fleet_may_fall_silent(world: World, names: str, heard: str)
 def test_machines_that_said_goodbye_do_not_count_as_silent(world: World) -> None:
     fleet(world, "a b")
     for name in "defgh":
-        world.worker(name, reported="offline", state="offline")
+        world.worker(name, job=False, reported="offline", state="offline")
     world.pass_time(600, heard="a b")
     world.pass_time(2 * LIMIT, heard="a")
-    assert "b" in world.lost
+    assert world.lost == {"b"}
+
+
+def test_a_machine_that_said_goodbye_with_a_job_in_hand_loses_it_by_its_silence(world: World) -> None:
+    fleet(world, "a b")
+    world.worker("c", reported="offline", state="offline")
+    world.pass_time(600, heard="a b c")
+    world.pass_time(2 * LIMIT, heard="a b")
+    assert world.lost == {"c"}
 
 
 def test_machines_that_were_switched_off_long_ago_do_not_hide_a_new_loss(world: World) -> None:

@@ -140,9 +140,12 @@ class TestCredentials:
         assert [pair["id"] for pair in gone] == [str(job.pk)]
         assert Job.objects.filter(pk=job.pk).values().get() == before
 
-    def test_another_worker_listing_a_job_does_not_keep_it_from_being_missed(self, agent: Make, make_job: Make) -> None:
+    def test_another_worker_listing_a_job_does_not_keep_it_from_being_missed(
+        self, agent: Make, make_job: Make, long_ago: Make
+    ) -> None:
         owner, thief = agent(), agent()
         job = make_job(worker=owner.worker)
+        long_ago(job, started_at=60)
         for _ in range(2):
             thief.heartbeat(held=[{"id": str(job.pk), "attempt": 1}])
             owner.heartbeat(held=[])
@@ -401,8 +404,6 @@ class TestConfirmAndReport:
             ("log_size", -1),
             ("log_size", HUGE),
             ("log_sha256", "xyz"),
-            ("reason", "nul \0"),
-            ("reason", "half \ud800"),
         ],
     )
     def test_a_wrong_field_is_refused_by_its_name(self, agent: Make, make_job: Make, field: str, value: Any) -> None:
@@ -411,6 +412,18 @@ class TestConfirmAndReport:
         assert field in refusal(caller.report(job.pk, **{field: value}), 400, "invalid_request")
         job.refresh_from_db()
         assert job.state == "running"
+
+    @pytest.mark.parametrize(
+        ("said", "stored"), [("nul \0", "nul \ufffd"), ("half \ud800", "half ?"), ("x" * 5000, "x" * 4000)]
+    )
+    def test_no_report_is_lost_for_the_wording_of_its_reason(
+        self, agent: Make, make_job: Make, said: str, stored: str
+    ) -> None:
+        caller = agent()
+        job = make_job(worker=caller.worker)
+        good(caller.report(job.pk, state="failed", reason=said))
+        job.refresh_from_db()
+        assert (job.state, job.reason) == ("failed", stored)
 
     @pytest.mark.parametrize("exit_code", [-9, 0, 255, 3221225477])
     def test_the_exit_code_is_recorded(self, agent: Make, make_job: Make, exit_code: int) -> None:

@@ -455,23 +455,17 @@ class TestRelease:
         assert "never confirmed" in job.reason
         assert job.token is None
 
-    def test_a_claim_that_is_confirmed_at_the_same_moment_stays(
-        self,
-        make_worker: Make,
-        make_job: Make,
-        long_ago: Make,
-        second_connection: psycopg.Connection[Any],
-        in_thread: Callable[..., Future[Any]],
-        blocked: Callable[[int], None],
+    def test_a_claim_that_is_confirmed_at_the_same_moment_stays_and_holds_up_nobody(
+        self, make_worker: Make, make_job: Make, long_ago: Make, second_connection: psycopg.Connection[Any]
     ) -> None:
-        job = make_job(worker=make_worker(), state="claimed")
-        long_ago(job, claimed_at=31)
-        second_connection.execute("UPDATE job SET state = 'running', started_at = now() WHERE id = %s", [job.pk])
-        release = in_thread(lifecycle.release_unconfirmed, after_seconds=30)
-        blocked(1)
+        confirmed, forgotten = (make_job(worker=make_worker(), state="claimed") for _ in range(2))
+        for job in (confirmed, forgotten):
+            long_ago(job, claimed_at=31)
+        second_connection.execute("UPDATE job SET state = 'running', started_at = now() WHERE id = %s", [confirmed.pk])
+        assert lifecycle.release_unconfirmed(after_seconds=30) == 1
         second_connection.commit()
-        assert release.result(30) == 0
-        assert state(job) == "running"
+        assert lifecycle.release_unconfirmed(after_seconds=30) == 0
+        assert (state(confirmed), state(forgotten)) == ("running", "queued")
 
     def test_many_housekeepers_release_each_claim_once(
         self, make_worker: Make, make_job: Make, in_thread: Callable[..., Future[Any]]
@@ -486,7 +480,24 @@ class TestRelease:
         assert set(Job.objects.values_list("state", "unconfirmed_claims")) == {("queued", 1)}
 
 
+def compare(worker: Any, listed: Any, *, young_seconds: int = 0) -> Any:
+    return lifecycle.not_held_any_more(worker_id=worker.pk, listed=listed, young_seconds=young_seconds)
+
+
 class TestHeartbeatComparison:
+    def test_a_list_that_was_made_before_a_confirmation_and_sent_twice_loses_nothing(
+        self, make_worker: Make, make_job: Make, long_ago: Make
+    ) -> None:
+        worker = make_worker()
+        job = make_job(worker=worker)
+        for _ in range(3):
+            compare(worker, [], young_seconds=30)
+        assert state(job) == "running"
+        long_ago(job, started_at=31)
+        for _ in range(2):
+            compare(worker, [], young_seconds=30)
+        assert state(job) == "lost"
+
     def test_what_is_no_longer_held_is_named_with_the_reason(self, make_worker: Make, make_job: Make) -> None:
         worker = make_worker()
         mine = make_job(worker=worker)
@@ -494,9 +505,9 @@ class TestHeartbeatComparison:
         elsewhere = make_job(worker=make_worker(), attempt=2)
         newer = make_job(worker=worker, attempt=3)
         unknown = uuid.uuid4()
-        gone = lifecycle.not_held_any_more(
-            worker_id=worker.pk,
-            listed=[(mine.pk, 1), (revoked.pk, 1), (elsewhere.pk, 1), (newer.pk, 2), (newer.pk, 3), (unknown, 1)],
+        gone = compare(
+            worker,
+            [(mine.pk, 1), (revoked.pk, 1), (elsewhere.pk, 1), (newer.pk, 2), (newer.pk, 3), (unknown, 1)],
         )
         assert {(pk, attempt) for pk, attempt, _ in gone} == {
             (revoked.pk, 1),
@@ -511,14 +522,14 @@ class TestHeartbeatComparison:
     def test_a_claim_that_was_not_confirmed_yet_is_still_its_own(self, make_worker: Make, make_job: Make) -> None:
         worker = make_worker()
         job = make_job(worker=worker, state="claimed")
-        assert lifecycle.not_held_any_more(worker_id=worker.pk, listed=[(job.pk, 1)]) == []
+        assert compare(worker, [(job.pk, 1)]) == []
 
     def test_a_job_missing_from_two_heartbeats_in_a_row_is_lost(self, make_worker: Make, make_job: Make) -> None:
         worker = make_worker()
         job = make_job(worker=worker)
-        lifecycle.not_held_any_more(worker_id=worker.pk, listed=[])
+        compare(worker, [])
         assert state(job) == "running"
-        lifecycle.not_held_any_more(worker_id=worker.pk, listed=[])
+        compare(worker, [])
         job.refresh_from_db()
         assert (job.state, job.reason, job.token) == ("lost", "its worker no longer knows it", None)
 
@@ -526,35 +537,35 @@ class TestHeartbeatComparison:
         worker = make_worker()
         job = make_job(worker=worker)
         for listed in ([], [(job.pk, 1)], [], [(job.pk, 1)], []):
-            lifecycle.not_held_any_more(worker_id=worker.pk, listed=listed)
+            compare(worker, listed)
         assert state(job) == "running"
 
     def test_another_attempt_does_not_count_as_a_mention(self, make_worker: Make, make_job: Make) -> None:
         worker = make_worker()
         job = make_job(worker=worker, attempt=2)
         for _ in range(2):
-            lifecycle.not_held_any_more(worker_id=worker.pk, listed=[(job.pk, 1)])
+            compare(worker, [(job.pk, 1)])
         assert state(job) == "lost"
 
     def test_a_claimed_job_is_not_missed(self, make_worker: Make, make_job: Make) -> None:
         worker = make_worker()
         job = make_job(worker=worker, state="claimed")
         for _ in range(3):
-            lifecycle.not_held_any_more(worker_id=worker.pk, listed=[])
+            compare(worker, [])
         assert state(job) == "claimed"
 
     def test_other_workers_jobs_are_not_missed(self, make_worker: Make, make_job: Make) -> None:
         job, other = make_job(worker=make_worker()), make_worker()
         for _ in range(3):
-            lifecycle.not_held_any_more(worker_id=other.pk, listed=[])
+            compare(other, [])
         assert state(job) == "running"
 
     def test_misses_before_a_confirmation_do_not_count(self, make_worker: Make, make_job: Make) -> None:
         worker = make_worker()
         job = make_job(worker=worker)
-        lifecycle.not_held_any_more(worker_id=worker.pk, listed=[])
+        compare(worker, [])
         lifecycle.confirm(worker_id=worker.pk, pairs=[(job.pk, 1)])
-        lifecycle.not_held_any_more(worker_id=worker.pk, listed=[])
+        compare(worker, [])
         assert state(job) == "running"
 
     @pytest.mark.parametrize("count", [0, 1, 20])
@@ -564,7 +575,7 @@ class TestHeartbeatComparison:
         worker = make_worker()
         listed = [(make_job(worker=worker).pk, 1) for _ in range(count)]
         with django_assert_num_queries(1):
-            assert lifecycle.not_held_any_more(worker_id=worker.pk, listed=listed) == []
+            assert compare(worker, listed) == []
 
 
 class TestNewSession:
