@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import gc
 import importlib
 import importlib.metadata
@@ -325,6 +326,7 @@ def airflow_client(*, server: str, token: str, delivery: Delivery) -> Any:
 
 def set_up_airflow(*, directory: Path, hostname: str) -> None:
     """Adjust the imported Airflow to this job: where its log goes, its host name, and who decides about patience."""
+    from airflow.sdk import log as sdk_log
     from airflow.sdk.api import client
     from airflow.sdk.execution_time import supervisor, task_runner
 
@@ -336,6 +338,31 @@ def set_up_airflow(*, directory: Path, hostname: str) -> None:
     supervisor.MAX_FAILED_HEARTBEATS = 1
     if hasattr(os, "pidfd_open"):
         notice_exits(supervisor)
+    processors = sdk_log.logging_processors
+    # Cached like the original, since Airflow clears that cache.
+    sdk_log.logging_processors = functools.cache(lambda *args, **options: in_order(processors(*args, **options)))
+
+
+def in_order(processors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Add what keeps the lines of a log in the order of their timestamps, since Airflow shows them in that order.
+
+    The supervisor stamps what a task printed when it reads it, which is later than the task's own stamp of a line
+    that it logged after that.
+    """
+    latest: tuple[datetime, Any] | None = None
+
+    def never_back(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+        nonlocal latest
+        stamp = event.get("timestamp")
+        with contextlib.suppress(TypeError, ValueError):  # a stamp of another form stays as it is
+            at = datetime.fromisoformat(stamp.replace("Z", "+00:00")) if isinstance(stamp, str) else stamp
+            if at is not None and latest is not None and at < latest[0]:
+                event["timestamp"] = latest[1]
+            elif at is not None:
+                latest = (at, stamp)
+        return event
+
+    return (*processors[:-1], never_back, processors[-1])
 
 
 class Exit:
