@@ -144,7 +144,7 @@ class Demo:
             if not self.screen.is_terminal and done >= shown + 10:
                 self.screen.line(f"  {what}")
                 shown = done
-            next_at = time.monotonic() + 0.7
+            next_at = time.monotonic() + 1
             while time.monotonic() < next_at:
                 self.look(what)
             run = self.airflow.call("GET", f"dags/{DAG_ID}/dagRuns/{run_id}")

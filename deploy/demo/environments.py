@@ -148,9 +148,9 @@ class Environments:
             "edgecontrol.database_url": self.databases["edgecontrol"],
             # Two cores are shared by seven programs: one file is parsed by one process, and not all the time.
             "dag_processor.parsing_processes": "1",
-            "dag_processor.refresh_interval": "30",
-            "dag_processor.min_file_process_interval": "30",
-            "scheduler.scheduler_idle_sleep_time": "0.3",
+            "dag_processor.refresh_interval": "60",
+            "dag_processor.min_file_process_interval": "60",
+            "scheduler.scheduler_idle_sleep_time": "0.5",
             "usage_data_collection.enabled": "false",
         }
         return {**self.plain, "AIRFLOW_HOME": str(home), **_airflow_variables(settings)}

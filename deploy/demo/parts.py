@@ -61,7 +61,7 @@ class Parts:
             f"--concurrency={CONCURRENCY}",
             f"--name={WORKER}",
             f"--state-dir={of.state_dir / 'agent'}",
-            "--kill-grace-seconds=2",
+            "--kill-grace-seconds=1",
         )
         return [
             self._program(

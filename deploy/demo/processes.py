@@ -47,7 +47,7 @@ class Child:
     log: Path
     #: False for a command that is expected to end.
     serves: bool
-    #: Ask it to stop, three seconds apart; then it is killed.
+    #: Ask it to stop, two seconds apart; then it is killed.
     stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
 
     @property
@@ -166,7 +166,7 @@ def _ask_to_stop(children: list[Child]) -> None:
         asked = [child for child in children if child.popen.poll() is None and len(child.stop_signals) > turn]
         for child in asked:
             child.popen.send_signal(child.stop_signals[turn])
-        until = time.monotonic() + 3
+        until = time.monotonic() + 2
         while time.monotonic() < until and any(child.popen.poll() is None for child in asked):
             time.sleep(0.05)
 

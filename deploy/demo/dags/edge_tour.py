@@ -13,6 +13,7 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+from airflow.configuration import AIRFLOW_HOME
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
@@ -95,8 +96,9 @@ def edge_tour():
     def report_alarm(summary: dict) -> str:
         return f"echo 'Alarm: {summary['highest']:.1f} °C'"
 
-    # A Python environment of its own. Name packages in `requirements`, and the machine installs them.
-    @task.virtualenv(requirements=[], system_site_packages=False)
+    # A Python environment of its own, kept on the machine for the next run. Packages named in `requirements` are
+    # installed into it.
+    @task.virtualenv(requirements=[], system_site_packages=False, venv_cache_path=f"{AIRFLOW_HOME}/venvs")
     def estimate(summary: dict) -> float:
         import statistics
         import sys
