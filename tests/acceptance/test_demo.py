@@ -67,10 +67,11 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.wait(0.02):
-            for log in self.spool.glob("*.*/log/**/*.log"):
-                name = self.kept / log.relative_to(self.spool).parts[0]
-                with contextlib.suppress(FileNotFoundError, FileExistsError):
-                    name.hardlink_to(log)
+            with contextlib.suppress(FileNotFoundError):  # forgotten while we look; the next look sees the others
+                for log in self.spool.glob("*.*/log/**/*.log"):
+                    name = self.kept / log.relative_to(self.spool).parts[0]
+                    if not name.exists():
+                        name.hardlink_to(log)
 
     def logs(self) -> dict[tuple[UUID, int], bytes]:
         """Return the agent's file for each (job, attempt)."""
