@@ -98,9 +98,12 @@ WITH batch AS (
 ), superseded AS (
     UPDATE edgecontrol.job AS older
     SET state = 'revoked', finished_at = now(), token = NULL, reason = 'superseded by job ' || inserted.id
-    FROM inserted
-    WHERE older.airflow_id = inserted.airflow_id AND older.id <> inserted.id
-        AND older.state IN ('queued', 'claimed', 'running')
+    FROM inserted, LATERAL (
+        SELECT id FROM edgecontrol.job
+        WHERE airflow_id = inserted.airflow_id AND id <> inserted.id AND state IN ('queued', 'claimed', 'running')
+        OFFSET 0
+    ) AS found
+    WHERE older.id = found.id AND coalesce(older.state, '') IN ('queued', 'claimed', 'running')
     RETURNING older.worker_id
 ), bumped AS (
     UPDATE edgecontrol.worker SET revision = revision + 1

@@ -7,6 +7,7 @@ wake in 2.5 ms. `manage.py serve` starts gunicorn with this module; so does anyo
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from types import FrameType
@@ -40,6 +41,9 @@ def post_worker_init(worker: Any) -> None:
     from edgecontrol.housekeeper import Housekeeper
     from edgecontrol.hub import hub
 
+    # What is loaded by now stays: no garbage collection need look at it again.
+    gc.collect()
+    gc.freeze()
     housekeeper = Housekeeper()
     housekeeper.start()
     stop_gunicorn = signal.getsignal(signal.SIGTERM)

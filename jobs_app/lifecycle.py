@@ -75,19 +75,23 @@ def claim(*, worker: Worker, claim_id: UUID, free_slots: int, revision: int, fir
     `claim_id` again gets every job that is still claimed under it, since its answer was lost.
     Limits are enforced under the worker's row lock, so concurrent claims cannot exceed them.
     """
-    with transaction.atomic():
+    with transaction.atomic(), connection.cursor() as cursor:
+        # Need not reach the disk at once: nothing starts before it is confirmed, and that commit takes this one along.
+        cursor.execute("SET LOCAL synchronous_commit TO off")
         if first:
             registry.touch(worker=worker, changes={"claim_id": claim_id})
         else:
-            seen = worker.session
-            try:
-                worker.refresh_from_db(from_queryset=Worker.objects.select_for_update(no_key=True))
-            except Worker.DoesNotExist:
+            locked = Worker.objects.raw("SELECT * FROM worker WHERE id = %s FOR NO KEY UPDATE", [worker.pk])
+            fresh = next(iter(locked), None)
+            if fresh is None or fresh.session != worker.session or fresh.claim_id != claim_id:
                 return Claim(jobs=[], superseded=True)
-            if worker.session != seen or worker.claim_id != claim_id:
-                return Claim(jobs=[], superseded=True)
+            worker = fresh
         # Before the revision: an agent that hears of new orders takes a new claim_id.
-        answered = list(Job.objects.filter(worker=worker, state=JobState.CLAIMED, claim_id=claim_id))
+        answered = list(
+            Job.objects.raw(
+                "SELECT * FROM job WHERE worker_id = %s AND state = 'claimed' AND claim_id = %s", [worker.pk, claim_id]
+            )
+        )
         if answered:
             return Claim(jobs=answered)
         if worker.revision != revision:
@@ -104,7 +108,7 @@ def _hand_out(job_ids: Sequence[UUID], *, worker_id: int, claim_id: UUID) -> lis
         """
         UPDATE job SET state = 'claimed', attempt = attempt + 1, worker_id = %s, claim_id = %s,
                claimed_at = now(), started_at = NULL, missed_heartbeats = 0, log_size = 0, reason = ''
-         WHERE id = ANY (%s) AND state = 'queued' RETURNING *
+         WHERE id = ANY (%s) AND coalesce(state, '') = 'queued' RETURNING *
         """,
         [worker_id, claim_id, list(job_ids)],
     )

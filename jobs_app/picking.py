@@ -22,7 +22,10 @@ _PAUSE_SECONDS = 0.01
 
 # room: what the worker may still take by the server's own count, whatever the request says.
 # sizes: the distinct slot sizes waiting in each queue, by skipping along the index.
-# locked: an array, since a join with the candidates may be planned as a scan of all that waits.
+# candidates: the best of all probes, so that a worker of many queues reads no more rows than one of few.
+# locked: by primary key and nothing else. The ids are an array and `state` is spelled so that it fits no partial
+#         index: the planner cannot know how few they are, and would scan all that is queued (seen: 75-150 ms
+#         beside 200,000 jobs, with statistics from before as from after the burst).
 # fit: as many as fit in order; a later, smaller job is left to the next claim.
 _PICK = """
 WITH RECURSIVE
@@ -54,10 +57,12 @@ candidates AS (
          ORDER BY job.priority DESC, job.queued_at, job.id LIMIT (SELECT slots FROM room) + %(slack)s
     ) AS waiting
     WHERE sizes.slots <= (SELECT slots FROM room)
+    ORDER BY waiting.priority DESC, waiting.queued_at, waiting.id
+    LIMIT (SELECT greatest(slots, 0) FROM room) + %(slack)s
 ),
 locked AS (
     SELECT job.id, job.slots, job.priority, job.queued_at FROM job
-     WHERE job.id = ANY (ARRAY(SELECT id FROM candidates)) AND state = 'queued'
+     WHERE job.id = ANY (ARRAY(SELECT id FROM candidates)) AND coalesce(job.state, '') = 'queued'
      ORDER BY job.priority DESC, job.queued_at, job.id LIMIT (SELECT greatest(slots, 0) FROM room)
        FOR NO KEY UPDATE SKIP LOCKED
 ),

@@ -26,6 +26,11 @@ from workers_app.errors import Refusal
 from workers_app.models import Worker, WorkerToken
 
 PREFIX = "ec"
+# In SQL, because every request begins with it: the ORM needs longer to write this statement than PostgreSQL to run it.
+_RECOGNISE = """
+SELECT worker.*, token.digest AS token_digest FROM worker_token AS token JOIN worker ON worker.id = token.worker_id
+ WHERE token.key = %s AND token.revoked_at IS NULL AND (token.expires_at IS NULL OR token.expires_at > now())
+"""
 SESSION_HEADER = "Edge-Session"
 
 
@@ -56,11 +61,10 @@ def recognise(token: str) -> Worker:
     key, _, secret = rest.partition("_")
     if prefix != PREFIX or not secret:
         raise BadToken
-    row = WorkerToken.objects.usable().select_related("worker").filter(key=key).first()
-    if row is None or not hmac.compare_digest(bytes(row.digest), _digest(secret)):
-        raise BadToken
-    worker: Worker = row.worker
-    return worker
+    for worker in Worker.objects.raw(_RECOGNISE, [key]):
+        if hmac.compare_digest(bytes(worker.token_digest), _digest(secret)):  # type: ignore[attr-defined]
+            return worker
+    raise BadToken
 
 
 def _digest(secret: str) -> bytes:

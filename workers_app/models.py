@@ -82,12 +82,6 @@ class Worker(models.Model):
         return [queue for queue in self.queues if queue in allowed]
 
 
-class WorkerTokenQuerySet(models.QuerySet["WorkerToken"]):
-    def usable(self) -> WorkerTokenQuerySet:
-        """Neither revoked nor expired, by the database's clock."""
-        return self.filter(models.Q(expires_at=None) | models.Q(expires_at__gt=Now()), revoked_at=None)
-
-
 class WorkerToken(models.Model):
     """A worker's credential. Only a digest of the secret is kept; the secret is shown once."""
 
@@ -97,8 +91,6 @@ class WorkerToken(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
-
-    objects = WorkerTokenQuerySet.as_manager()
 
     class Meta:
         db_table = "worker_token"
