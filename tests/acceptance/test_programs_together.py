@@ -56,7 +56,6 @@ class Site:
             self.process = subprocess.Popen(
                 [sys.executable, "manage.py", "serve"], cwd=ROOT, env=self.environ, stdout=log, stderr=log
             )
-        self.until(self.healthy)
 
     def healthy(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -131,8 +130,11 @@ def airflow() -> Iterator[ControlPlane]:
 @pytest.fixture
 def site(tmp_path_factory: pytest.TempPathFactory, airflow: ControlPlane) -> Iterator[Site]:
     site = Site(folder=tmp_path_factory.mktemp("site"), execution_api_url=f"{airflow.url}/execution/")
-    yield site
-    site.close()
+    try:
+        site.until(site.healthy)
+        yield site
+    finally:
+        site.close()
 
 
 @pytest.fixture
