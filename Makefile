@@ -6,10 +6,10 @@ BIN = .venv/bin
 READY = .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-airflow accept lint format lock bench clean
+.PHONY: help demo serve test test-unit test-demo accept lint format lock bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.txt pyproject.toml
 	@echo "setting up .venv"
@@ -31,7 +31,7 @@ test: $(READY) ## all tests but those marked slow
 test-unit: $(READY) ## the tests that need neither database nor network
 	@$(BIN)/python -m pytest tests/unit tests/test_architecture.py
 
-test-airflow: $(READY) ## the example DAG on real Airflow, compared with the job table, the logs and the machine's files
+test-demo: $(READY) ## the example DAG on real Airflow, compared with the job table, the logs and the machine's files
 	@$(BIN)/python -m pytest tests/acceptance/test_demo.py
 
 accept: $(READY) ## everything, with real Airflow runs
