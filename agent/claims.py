@@ -22,10 +22,10 @@ log = logging.getLogger("agent.claims")
 FULL_SECONDS = 1.0
 #: A gate that closes for less is waited for; after that we park without slots, and say why.
 CLOSED_SECONDS = 10.0
-#: Polls without slots that were given up for one with slots, and whose empty answer is still to come.
+#: How long a poll with slots stays before one for more slots takes its place.
+MORE_SECONDS = 1.0
+#: Polls that were given up for one with more slots, and whose empty answer is still to come.
 MOST_ABANDONED = 2
-#: A poll of a partly busy agent is shorter, since it asks for fewer slots than will soon be free.
-BUSY_WAIT_SECONDS = 20.0
 #: How long the heartbeat that brings new orders is waited for.
 HEARTBEAT_DUE_SECONDS = 5.0
 LOOK_AGAIN_SECONDS = 10.0
@@ -44,18 +44,29 @@ class Poll(threading.Thread):
         self.claim_id = str(uuid.uuid4())
         self.free_slots = free_slots
         self.wait_seconds = wait
+        self.started_at = time.monotonic()
+        self.failing = False
         self.answered = False
+        #: Slots that are set aside for what it may bring.
+        self._reserved = free_slots
+        self._lock = threading.Lock()
+
+    def hand_over(self) -> int:
+        """Give the slots that are set aside for this poll to whoever calls first."""
+        with self._lock:
+            reserved, self._reserved = self._reserved, 0
+            return reserved
 
     def run(self) -> None:
         try:
             answer = self._ask()
-            self.claims.intake.take(answer.get("jobs", []), reserved=self.free_slots)
+            self.claims.intake.take(answer.get("jobs", []), reserved=self.hand_over())
         except AgentError as error:
             self.claims.fatal(error)
-            self.claims.held.unreserve(self.free_slots)
+            self.claims.held.unreserve(self.hand_over())
         except Exception as error:
             log.exception("a claim failed: %s", error)
-            self.claims.held.unreserve(self.free_slots)
+            self.claims.held.unreserve(self.hand_over())
         finally:
             self.answered = True
             self.claims.wake()
@@ -73,6 +84,7 @@ class Poll(threading.Thread):
                     revision=self.claims.orders.revision,
                 )
             except ApiError as error:
+                self.failing = True
                 self.claims.rest(backoff.next_seconds(retry_after=error.retry_after), error=error)
                 if self.free_slots == 0 or not error.repeatable:
                     return {}  # nothing can have been handed out under this id
@@ -111,7 +123,7 @@ class Claims:
         self._polls = [poll for poll in self._polls if not poll.answered]
         parked = self._current if self._current in self._polls else None
         if parked is not None and parked.free_slots > 0:
-            return self.wait_seconds
+            return self._ask_for_more(parked)
         pause = self._rest_until - time.monotonic()
         if pause > 0:
             return pause
@@ -123,8 +135,7 @@ class Claims:
         if parked is not None and len(self._polls) > MOST_ABANDONED:
             self.held.unreserve(slots)
             return 1.0
-        busy = bool(self.held.active())
-        self._start(slots, wait=min(self.wait_seconds, BUSY_WAIT_SECONDS) if busy else self.wait_seconds)
+        self._start(slots, wait=self.wait_seconds)
         return self.wait_seconds
 
     def _reserve(self) -> int:
@@ -143,6 +154,19 @@ class Claims:
             log.warning("taking no work: %s", reason)
             self.closed_because = reason
         return 0
+
+    def _ask_for_more(self, parked: Poll) -> float:
+        """Ask for all slots once more have become free: a job that needs several would wait beside them.
+
+        The control plane ends the older poll empty. One that fails may have jobs in its lost answer and goes on.
+        """
+        if not self.held.free_slots() or parked.failing or self.orders.resting:
+            return self.wait_seconds
+        age = time.monotonic() - parked.started_at
+        if age < MORE_SECONDS or len(self._polls) > MOST_ABANDONED:
+            return max(0.1, MORE_SECONDS - age)
+        self._start(parked.hand_over() + self.held.reserve(), wait=parked.wait_seconds)
+        return self.wait_seconds
 
     def _park_empty(self, parked: Poll | None) -> float:
         """Without slots we still park, to hear orders; but not in the short pauses between short tasks."""

@@ -661,10 +661,13 @@ class ForkServer:
     def _say(self, agent: socket.socket, message: dict[str, Any]) -> None:
         try:
             agent.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            # It looks at the disk and asks for the state when it comes back.
+        except BlockingIOError:
+            # It does not read any more. It looks at the disk and asks for the state when it comes back.
             self.agents.pop(agent, None)
             agent.close()
+        except OSError:
+            # It has gone. What it said last, perhaps to drain, is still to be read, up to the end that follows it.
+            pass
 
 
 def enter(directory: Path) -> None:

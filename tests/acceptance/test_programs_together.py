@@ -74,8 +74,8 @@ class Site:
         assert path.stat().st_mode & 0o777 == 0o600
         return path.read_text().splitlines()[0]
 
-    def enqueue(self, *tasks: dict[str, Any]) -> list[uuid.UUID]:
-        jobs = [new_job(task) for task in tasks]
+    def enqueue(self, *tasks: dict[str, Any], slots: int = 1) -> list[uuid.UUID]:
+        jobs = [new_job(task, slots=slots) for task in tasks]
         self.store.enqueue(jobs)
         return [job.id for job in jobs]
 
@@ -101,7 +101,7 @@ class Site:
             self.store.close()
 
 
-def new_job(task: dict[str, Any]) -> NewJob:
+def new_job(task: dict[str, Any], *, slots: int = 1) -> NewJob:
     airflow_id = uuid.uuid4()
     path = f"dag_id=d/run_id=r/task_id={airflow_id}/attempt=1.log"
     workload = {"type": "ExecuteTask", "ti": {"id": str(airflow_id), "task": task}, "log_path": path}
@@ -112,7 +112,7 @@ def new_job(task: dict[str, Any]) -> NewJob:
         workload=workload,
         token=f"token-of-{airflow_id}",
         queue="floor",
-        slots=1,
+        slots=slots,
         priority=1,
         team_name="",
         dispatcher=uuid.uuid4(),
@@ -184,6 +184,16 @@ def test_jobs_go_through_all_three_programs_and_their_logs_arrive_byte_exact(
     agent.signal(signal.SIGINT)
     assert agent.wait() == 0
     assert [row.state for row in site.rows("SELECT state FROM edgecontrol.worker")] == ["offline"]
+
+
+def test_a_job_of_several_slots_starts_soon_after_enough_of_them_are_free(
+    site: Site, start_agent: Callable[..., Agent]
+) -> None:
+    agent = start_agent(site.token("press-7"), "--concurrency", "3")
+    site.enqueue({"seconds": 2}, {"seconds": 2})
+    site.until(lambda: len(agent.starts()) == 2)
+    (large,) = site.enqueue({"seconds": 0.1}, slots=3)
+    site.until(lambda: site.states()[large] == "success", seconds=12)
 
 
 def test_a_revoked_job_stops_on_its_machine_and_a_newer_agent_fences_the_older(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -201,9 +202,13 @@ class Asking:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        #: Cleared, claims park until it is set.
+        self.answers = threading.Event()
+        self.answers.set()
 
     def claim(self, *, claim_id: str, free_slots: int, wait: float, revision: int) -> dict[str, Any]:
         self.asked.append(free_slots)
+        self.answers.wait(30)
         return {"jobs": [], "heartbeat_due": False}
 
 
@@ -229,6 +234,36 @@ def asked(claims: Claims) -> list[int]:
 def test_all_free_slots_are_asked_for(claims: Claims, add_job: Add) -> None:
     add_job(slots=3)
     claims.step()
+    assert asked(claims) == [1]
+
+
+def test_slots_that_become_free_beside_a_parked_poll_are_asked_for_with_its_own(
+    claims: Claims, add_job: Add, held: Held
+) -> None:
+    claims.client.answers.clear()  # type: ignore[attr-defined]
+    job = add_job(slots=3)
+    claims.step()
+    parked = claims._polls[0]
+    held.ended(job, {"state": "success"})
+    held.told(job)
+    assert 0 < claims.step() <= 1, "not at once, since short tasks follow one another"
+    parked.started_at -= 5
+    claims.step()
+    claims.step()
+    claims.client.answers.set()  # type: ignore[attr-defined]
+    assert asked(claims) == [1, 4]
+    assert held.free_slots() == 4, "nothing stays set aside"
+
+
+def test_a_poll_whose_answer_was_lost_goes_on_asking_for_that_answer(claims: Claims, add_job: Add, held: Held) -> None:
+    claims.client.answers.clear()  # type: ignore[attr-defined]
+    job = add_job(slots=3)
+    claims.step()
+    claims._polls[0].failing, claims._polls[0].started_at = True, 0.0
+    held.ended(job, {"state": "success"})
+    held.told(job)
+    claims.step()
+    claims.client.answers.set()  # type: ignore[attr-defined]
     assert asked(claims) == [1]
 
 
