@@ -92,6 +92,8 @@ class Heartbeat:
         self.held.concurrency = self.orders.concurrency
         if self.orders.requested != before:
             log.info("the control plane asks for %s %s", self.orders.requested, self.orders.comment)
+            # What follows from it, maintenance or work again, is told at once: people wait for it.
+            self.orders.want_heartbeat()
         for entry in answer.get("gone") or []:
             self.on_gone(Key(str(entry["id"]), int(entry["attempt"])), str(entry.get("reason", "")))
 

@@ -104,6 +104,15 @@ def test_a_wanted_heartbeat_goes_out_at_once(heartbeat: Heartbeat, plane: Plane)
     assert not heartbeat.orders.heartbeat_wanted()
 
 
+def test_what_follows_from_a_new_wish_is_told_at_once(heartbeat: Heartbeat, plane: Plane) -> None:
+    orders = {"requested": "maintenance", "comment": "patch", "queues": None, "concurrency": 4, "revision": 2}
+    plane.answers["heartbeat"] = [orders] * 3
+    heartbeat.send("idle")
+    assert heartbeat.step() == 0
+    assert heartbeat.step() > 0
+    assert [body["reported"] for body in plane.said("heartbeat")] == ["idle", "maintenance"]
+
+
 def test_a_change_is_told_soon_but_not_for_every_short_task(heartbeat: Heartbeat, plane: Plane, add_job: Add) -> None:
     heartbeat.send("idle")
     add_job()
