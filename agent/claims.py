@@ -165,6 +165,8 @@ class Claims:
         age = time.monotonic() - parked.started_at
         if age < MORE_SECONDS or len(self._polls) > MOST_ABANDONED:
             return max(0.1, MORE_SECONDS - age)
+        if self.gate.closed_because():
+            return LOOK_AGAIN_SECONDS
         self._start(parked.hand_over() + self.held.reserve(), wait=parked.wait_seconds)
         return self.wait_seconds
 

@@ -20,6 +20,8 @@ log = logging.getLogger("agent.jobs")
 
 #: How often all jobs are looked at. The runner tells of its own jobs at once; this is for those of earlier runners.
 LOOK_SECONDS = 1.0
+#: A confirmed job that no runner could be told to start for this long goes back to the control plane.
+START_SECONDS = 60.0
 KILLED_WAIT_SECONDS = 5.0
 
 
@@ -61,7 +63,7 @@ class JobWatch:
 
     def order(self, job: Job) -> None:
         """Have the job started. When the runner is away, the next look at the job tries again."""
-        if not self.runner.ready:
+        if not self.runner.ready or job.ordered or job.result is not None or job.stopping_at is not None:
             return
         try:
             job.ordered = True
@@ -96,6 +98,7 @@ class JobWatch:
             self._ended(job)
         elif found is Found.DIED:
             self._died(job)
+        self.held.settle(job)  # it may have been done with, but for its directory
         log.info("job %s attempt %d is taken over: %s", job.id, job.attempt, found.value)
 
     def _reconnect(self) -> None:
@@ -134,6 +137,9 @@ class JobWatch:
             self._not_started(job, "stopped before its start")
         elif found is Found.WAITING and not job.ordered:
             self.order(job)
+            late = time.monotonic() - job.held_since > START_SECONDS
+            if late and not job.ordered and job.give_up_start():
+                self._not_started(job, "the task runner of its machine does not come back")
 
     def _ask_to_stop(self, job: Job) -> None:
         supervisor = job.supervisor(boot_id=self.boot_id)

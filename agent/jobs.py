@@ -74,6 +74,8 @@ class Job:
     reported: bool = False
     log_done: bool = False
     shipped: int = 0
+    #: Since when this process holds it.
+    held_since: float = field(default_factory=time.monotonic)
     #: The runner has the order to start it.
     ordered: bool = False
     #: Since when the job has to stop; None while nobody wants it to. Then, whether its process was told.
@@ -133,8 +135,17 @@ class Job:
         return (self.directory / "asked").exists()
 
     def mark_confirmed(self) -> None:
-        self.confirmed = True
+        # On disk first: whoever looks meanwhile must not start what a full disk is about to give back.
         write(self.directory / "confirmed", b"")
+        self.confirmed = True
+
+    def give_up_start(self) -> bool:
+        """Take the one start of this attempt, so that nobody can any more; False when somebody has."""
+        try:
+            os.close(os.open(self.directory / "started", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError:
+            return False
+        return True
 
     def mark_reported(self) -> None:
         """The report is accepted. A full disk that forgets it is harmless: the same report twice is a success."""
@@ -285,7 +296,8 @@ def write(path: Path, content: bytes, *, durable: bool = True) -> None:
     temporary = path.with_name(path.name + ".tmp")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(handle, content)
+        while content:  # a disk that is nearly full takes a part without an error
+            content = content[os.write(handle, content) :]
         if durable:
             os.fsync(handle)
     finally:

@@ -59,7 +59,7 @@ class Registration:
 def why_not(error: ApiError, *, url: str, name: str | None, known: bool) -> AgentError | None:
     """The error by which a refused registration ends the agent; None when it is worth trying again."""
     detail = " ".join(str(error.body.get("detail", "")).split())
-    if error.status == 401:
+    if error.code == "bad_token":
         return BadToken(
             f"{url} does not accept the token ({detail or 'unknown, revoked or expired'}): have a new one made with "
             "`manage.py create_worker_token NAME` on the control plane"
@@ -68,7 +68,7 @@ def why_not(error: ApiError, *, url: str, name: str | None, known: bool) -> Agen
         return NameTaken(
             f"the name {name!r} belongs to another worker: choose another --name, or none for the token's own"
         )
-    if error.status == 426:
+    if error.code == "outdated_agent":
         return Outdated(f"{url} no longer accepts this agent: {detail or 'install a newer edgecontrol'}")
     if error.status == 400 and error.code:
         return BadConfig(f"{url} does not accept the registration: {detail}")

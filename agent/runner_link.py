@@ -274,7 +274,7 @@ class FreshRunner:
     def events(self, *, timeout: float) -> list[dict[str, Any]]:
         deadline = time.monotonic() + timeout
         while True:
-            ended = [name for name, process in self._processes.items() if process.poll() is not None]
+            ended = [name for name, process in list(self._processes.items()) if process.poll() is not None]
             if ended or time.monotonic() >= deadline:
                 return [
                     {"event": "ended", "job": name, "status": self._processes.pop(name).returncode} for name in ended

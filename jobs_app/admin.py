@@ -1,4 +1,4 @@
-"""Admin pages of jobs and queues. Jobs are read here; the one action is a call into `lifecycle`."""
+"""Admin pages of jobs. They are read here; the one action is a call into `lifecycle`."""
 
 from __future__ import annotations
 

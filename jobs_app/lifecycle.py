@@ -1,7 +1,7 @@
 """The only writer of `Job.state` on the server: claim, confirm, report, release, lose, revoke, purge.
 
-Every transition is one UPDATE whose WHERE names the states it may come from and, where an agent
-asks, the attempt and the worker; zero rows is an answer. Times are the database's.
+Every transition is guarded by the states it may come from and, where an agent asks, the attempt and the
+worker: in the WHERE of its UPDATE, or in the lock right before it. Zero rows is an answer. Times are the database's.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _not_started(*, mine: models.QuerySet[Job], report: Report) -> JobState:
     ):
         return JobState.FAILED
     # A repeated report is refused, since the job has no holder any more; the agent forgets it either way.
-    if not _release(mine.filter(state__in=HELD), reason=report.reason):
+    if not _release(mine.filter(state__in=HELD), reason=report.reason, skip_locked=False):
         raise StaleAttempt
     return JobState.QUEUED
 
@@ -182,11 +182,14 @@ def release_unconfirmed(*, after_seconds: int) -> int:
     )
 
 
-def _release(jobs: models.QuerySet[Job], *, reason: str, **changes: Any) -> int:
-    """Back to the queue, and wake whoever may take them."""
+def _release(jobs: models.QuerySet[Job], *, reason: str, skip_locked: bool = True, **changes: Any) -> int:
+    """Back to the queue, and wake whoever may take them.
+
+    The lock guards the state they are in. Of many, those that an agent is confirming at this moment are
+    skipped: nobody waits for anybody.
+    """
     with transaction.atomic():
-        # In one order, and without what an agent is confirming at this moment: nobody waits for anybody.
-        locked = jobs.select_for_update(no_key=True, skip_locked=True).order_by("pk")
+        locked = jobs.select_for_update(no_key=True, skip_locked=skip_locked).order_by("pk")
         rows = list(locked.values_list("pk", "queue", "team_name", "slots"))
         if rows:
             Job.objects.filter(pk__in=[row[0] for row in rows]).update(

@@ -17,7 +17,7 @@ from django.db.models.functions import Coalesce, Now
 from workers_app import notices
 from workers_app.errors import Refusal
 from workers_app.models import Worker
-from workers_app.states import GONE, Reported, Requested, shown_state
+from workers_app.states import GONE, LEAVING, Reported, Requested, shown_state
 
 NAME_LENGTH = 253
 
@@ -141,7 +141,11 @@ def heartbeat(
     changes: dict[str, Any] = {"jobs_active": jobs_active, "queues": queues, "concurrency": concurrency}
     if sysinfo is not None and sysinfo != worker.sysinfo:
         changes["sysinfo"] = sysinfo
+    before = worker.reported
     touch(worker=worker, reported=reported, changes=changes)
+    if reported in LEAVING and reported != before:
+        # Its parked poll must bring nothing any more.
+        notices.announce([worker.pk])
 
 
 def touch(*, worker: Worker, reported: Reported | None = None, changes: dict[str, Any] | None = None) -> None:

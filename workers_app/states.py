@@ -60,6 +60,9 @@ class Shown(StrEnum):
 #: The agent's own words for resting.
 RESTING = frozenset({Reported.MAINTENANCE_PENDING, Reported.MAINTENANCE})
 
+#: The agent's own words for ending.
+LEAVING = frozenset({Reported.TERMINATING, Reported.OFFLINE})
+
 #: No living agent is behind these.
 GONE = frozenset({Shown.OFFLINE, Shown.OFFLINE_MAINTENANCE, Shown.UNKNOWN})
 

@@ -316,6 +316,17 @@ class TestClaim:
     def test_nothing_to_do_is_an_empty_answer(self, agent: Make) -> None:
         assert good(agent().claim()) == {"jobs": [], "heartbeat_due": False}
 
+    @pytest.mark.parametrize("farewell", ["terminating", "offline"])
+    def test_the_parked_claim_of_an_agent_that_is_leaving_brings_nothing_any_more(
+        self, agent: Make, make_job: Make, farewell: str
+    ) -> None:
+        caller = agent()
+        known = caller.worker.revision
+        good(caller.heartbeat(reported=farewell))
+        make_job()
+        # A parked claim carries the revision from before the farewell.
+        assert good(caller.claim(revision=known)) == {"jobs": [], "heartbeat_due": True}
+
     def test_new_orders_make_a_heartbeat_due(self, agent: Make, make_job: Make) -> None:
         caller = agent()
         make_job()

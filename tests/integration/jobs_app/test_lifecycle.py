@@ -394,6 +394,23 @@ class TestNotStarted:
         with pytest.raises(StaleAttempt):
             report(job, "not_started", worker=worker)
 
+    def test_it_waits_for_whoever_holds_the_row_and_is_then_taken(
+        self,
+        make_worker: Make,
+        make_job: Make,
+        second_connection: psycopg.Connection[Any],
+        in_thread: Callable[..., Future[Any]],
+        blocked: Callable[[int], None],
+    ) -> None:
+        worker = make_worker()
+        job = make_job(worker=worker)
+        second_connection.execute("UPDATE job SET dispatcher = gen_random_uuid() WHERE id = %s", [job.pk])
+        said = in_thread(report, job, "not_started", worker=worker)
+        blocked(1)
+        second_connection.commit()
+        assert said.result(30) == "queued"
+        assert state(job) == "queued"
+
     def test_it_is_refused_once_the_job_was_handed_out_again(self, make_worker: Make, make_job: Make) -> None:
         worker = make_worker()
         job = make_job(worker=worker)

@@ -58,6 +58,17 @@ def test_a_known_worker_gets_a_further_token(make_worker: Make, tmp_path: Path) 
     assert auth.recognise(token_in(tmp_path / "known.token")) == auth.recognise(older) == worker
 
 
+@pytest.mark.parametrize("limits", [["--queues", "floor"], ["--team", "red"]])
+def test_limits_for_a_known_worker_are_refused_rather_than_ignored(
+    make_worker: Make, tmp_path: Path, limits: list[str]
+) -> None:
+    make_worker("site-7")
+    with pytest.raises(CommandError, match="for new workers only"):
+        run("site-7", *limits)
+    assert list(tmp_path.iterdir()) == []
+    assert WorkerToken.objects.count() == 0
+
+
 def test_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
     file = tmp_path / "site-7.token"
     file.write_text("precious")

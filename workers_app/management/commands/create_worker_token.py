@@ -38,7 +38,10 @@ class Command(BaseCommand):
         try:
             # The file is there before the commit: a token that cannot be stored is never made.
             with transaction.atomic():
-                worker = Worker.objects.filter(name=name).first() or self._create(name, options)
+                worker = Worker.objects.filter(name=name).first()
+                if worker and (options["queues"] is not None or options["team"]):
+                    raise CommandError(f"worker {name!r} exists; --queues and --team are for new workers only")
+                worker = worker or self._create(name, options)
                 token = auth.issue(worker=worker, valid_for=None if days is None else timedelta(days=days))
                 _write(path, f"{token}\n# worker token of {name}; keep it secret, one machine only\n")
         except Refusal as refusal:
