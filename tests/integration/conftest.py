@@ -12,7 +12,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.contrib.auth.models import Permission, User
 from django.db import connection
+from django.test import Client
 from rest_framework.test import APIClient
 
 BOOT = "boot-1"
@@ -252,3 +254,25 @@ def agent(http: None, make_worker: Callable[..., Any]) -> Callable[..., Caller]:
         return Caller(worker, auth.issue(worker=worker))
 
     return agent
+
+
+@pytest.fixture
+def ops(http: None) -> Client:
+    """A superuser's browser."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("ops"))
+    return client
+
+
+@pytest.fixture
+def staff(http: None) -> Callable[..., Client]:
+    """The browser of somebody who may log in to the admin, with the named permissions."""
+
+    def staff(*permissions: str) -> Client:
+        user = User.objects.create_user(f"staff-{uuid.uuid4()}", is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return staff

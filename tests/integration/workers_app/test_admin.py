@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -15,28 +13,6 @@ from workers_app.models import Worker, WorkerToken
 
 Make = Callable[..., Any]
 LIST = "/admin/workers_app/worker/"
-
-
-@pytest.fixture
-def ops(http: None) -> Client:
-    """A superuser's browser."""
-    client = Client()
-    client.force_login(User.objects.create_superuser("ops"))
-    return client
-
-
-@pytest.fixture
-def staff(http: None) -> Callable[..., Client]:
-    """The browser of somebody who may log in to the admin, with the named permissions."""
-
-    def staff(*permissions: str) -> Client:
-        user = User.objects.create_user(f"staff-{uuid.uuid4()}", is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-        client = Client()
-        client.force_login(user)
-        return client
-
-    return staff
 
 
 def text(answer: Any) -> str:
