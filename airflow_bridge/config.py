@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from airflow.configuration import conf as airflow_conf
 SECTION = "edgecontrol"
 DEFAULT_OUTAGE_PATIENCE = 240
 DEFAULT_QUEUE_WAIT_LIMIT = 86400
+
+_HOST = r"(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]\\]+)"
+_HTTP_URL = re.compile(rf"https?://{_HOST}(?::\d{{1,5}})?(?:/[^\s?#]*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +27,8 @@ class BridgeConfig:
     outage_patience: int
     #: Seconds a job may wait for a worker before it fails.
     queue_wait_limit: int
+    #: The control plane as browsers reach it, without a slash at the end; empty when nobody has said so.
+    control_plane_url: str
 
 
 def read(conf: Any = airflow_conf) -> BridgeConfig:
@@ -31,7 +37,13 @@ def read(conf: Any = airflow_conf) -> BridgeConfig:
         database_url=conf.get(SECTION, "database_url", fallback="") or "",
         outage_patience=conf.getint(SECTION, "outage_patience", fallback=DEFAULT_OUTAGE_PATIENCE),
         queue_wait_limit=conf.getint(SECTION, "queue_wait_limit", fallback=DEFAULT_QUEUE_WAIT_LIMIT),
+        control_plane_url=control_plane_url(conf),
     )
+
+
+def control_plane_url(conf: Any = airflow_conf) -> str:
+    """This setting alone: the UI's links must not fall over another one that is wrong."""
+    return (conf.get(SECTION, "control_plane_url", fallback="") or "").strip().rstrip("/")
 
 
 def log_folder() -> Path:
@@ -51,4 +63,15 @@ def patience_complaint(config: BridgeConfig) -> str | None:
         f"[{SECTION}] outage_patience ({config.outage_patience} s) must be below [scheduler] "
         f"task_instance_heartbeat_timeout ({limit} s): raise the latter, or an outage that EdgeControl would sit out "
         "makes Airflow run tasks a second time"
+    )
+
+
+def url_complaint(url: str) -> str | None:
+    """Why no link can be made of control_plane_url, or None. The value is not repeated: it might hold a password."""
+    if _HTTP_URL.fullmatch(url):
+        return None
+    return (
+        f"[{SECTION}] control_plane_url must be the control plane's address as browsers reach it, such as "
+        "https://edge.example.com: http or https, a host, perhaps a port and a path, no user, nothing behind. "
+        "Correct it, then restart the api-server"
     )

@@ -37,6 +37,14 @@ def get_provider_info() -> dict[str, Any]:
                         kind="integer",
                         default="86400",
                     ),
+                    "control_plane_url": _option(
+                        "The control plane's address as browsers reach it. With it, the Admin menu of Airflow's UI has "
+                        "links to the lists of workers and of jobs in EdgeControl's admin; without, it has none. Only "
+                        "api-servers use it.",
+                        kind="string",
+                        default="",
+                        example="https://edge.example.com",
+                    ),
                 },
             }
         },

@@ -98,6 +98,11 @@ class Environments:
         }
 
     @property
+    def _installed(self) -> dict[str, str]:
+        """Keep the checkout off the path: its `edgecontrol.egg-info` would bring Airflow our plugin a second time."""
+        return {**{name: value for name, value in self.plain.items() if name != "PYTHONPATH"}, "PYTHONSAFEPATH": "1"}
+
+    @property
     def control_plane(self) -> dict[str, str]:
         return {
             **self.plain,
@@ -146,6 +151,7 @@ class Environments:
             "logging.logging_config_class": "airflow_bridge.logging_config.LOGGING_CONFIG",
             "logging.base_log_folder": str(home / "logs"),
             "edgecontrol.database_url": self.databases["edgecontrol"],
+            "edgecontrol.control_plane_url": self.control_plane_url,
             # Two cores are shared by seven programs: one file is parsed by one process, and not all the time.
             "dag_processor.parsing_processes": "1",
             "dag_processor.refresh_interval": "60",
@@ -153,7 +159,7 @@ class Environments:
             "scheduler.scheduler_idle_sleep_time": "0.5",
             "usage_data_collection.enabled": "false",
         }
-        return {**self.plain, "AIRFLOW_HOME": str(home), **_airflow_variables(settings)}
+        return {**self._installed, "AIRFLOW_HOME": str(home), **_airflow_variables(settings)}
 
     @property
     def agent(self) -> dict[str, str]:
