@@ -36,9 +36,10 @@ import django, json, sys
 django.setup()
 from django.db import transaction
 from workers_app import auth, registry
+from workers_app.audit import AUTOMATIC
 with transaction.atomic():
-    workers = [registry.create(name=f"bench-{number:04}") for number in range(int(sys.argv[1]))]
-    print(json.dumps([auth.issue(worker=worker) for worker in workers]))
+    workers = [registry.create(name=f"bench-{number:04}", by=AUTOMATIC) for number in range(int(sys.argv[1]))]
+    print(json.dumps([auth.issue(worker=worker, by=AUTOMATIC) for worker in workers]))
 """
 
 

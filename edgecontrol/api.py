@@ -16,18 +16,24 @@ from edgecontrol.hub import Busy
 from jobs_app.lifecycle import StaleAttempt
 from jobs_app.logs import LogFull, WrongOffset
 from workers_app.auth import BadToken
+from workers_app.enrolment import BadEnrolmentToken, InvalidWorkerToken
 from workers_app.errors import Refusal
-from workers_app.registry import BeingChanged, InvalidName, NameTaken, OutdatedAgent, SessionReplaced, StillThere
+from workers_app.operations import InvalidParameter
+from workers_app.personal_tokens import BadPersonalToken
+from workers_app.registry import BeingChanged, InvalidName, NameTaken, OutdatedAgent, SessionReplaced
 
 log = logging.getLogger(__name__)
 
 STATUS: dict[type[Refusal], int] = {
     BadToken: status.HTTP_401_UNAUTHORIZED,
+    BadEnrolmentToken: status.HTTP_401_UNAUTHORIZED,
+    BadPersonalToken: status.HTTP_401_UNAUTHORIZED,
+    InvalidParameter: status.HTTP_400_BAD_REQUEST,
+    InvalidWorkerToken: status.HTTP_400_BAD_REQUEST,
     InvalidName: status.HTTP_400_BAD_REQUEST,
     NameTaken: status.HTTP_409_CONFLICT,
     SessionReplaced: status.HTTP_409_CONFLICT,
     OutdatedAgent: status.HTTP_426_UPGRADE_REQUIRED,
-    StillThere: status.HTTP_409_CONFLICT,
     StaleAttempt: status.HTTP_409_CONFLICT,
     WrongOffset: status.HTTP_409_CONFLICT,
     LogFull: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,

@@ -1,12 +1,12 @@
-"""The project as an app: makes the schema before the first migration, and registers the system checks."""
+"""The project as an app: makes the schema before the first migration, and the groups after the last one."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.db import connections
-from django.db.models.signals import pre_migrate
+from django.db.models.signals import post_migrate, pre_migrate
 
 #: Everything sits in this schema, in a database of its own as in Airflow's.
 SCHEMA = "edgecontrol"
@@ -23,4 +23,9 @@ class EdgeControlConfig(AppConfig):
     verbose_name = "EdgeControl"
 
     def ready(self) -> None:
+        from edgecontrol.groups import make_groups
+
         pre_migrate.connect(create_schema, dispatch_uid="edgecontrol.create_schema")
+        # The last app of ours: by then every permission exists.
+        last = apps.get_app_config("jobs_app")
+        post_migrate.connect(make_groups, sender=last, dispatch_uid="edgecontrol.make_groups")

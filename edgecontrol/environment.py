@@ -42,6 +42,12 @@ class Environment(BaseSettings):
     #: Origins such as https://edge.example.com, needed behind a TLS-terminating proxy.
     trusted_origins: CommaList = []
 
+    #: How many of your own proxies stand before the control plane; that many entries of X-Forwarded-For are believed.
+    proxies: int = Field(0, ge=0, le=10)
+    #: Airflow's UI as operators reach it, e.g. https://airflow.example.com; jobs then link to it.
+    airflow_url: str = ""
+    #: The control plane as edge machines reach it, e.g. https://edge.example.com; empty takes the operator's address.
+    public_url: str = ""
     #: host:port that gunicorn binds.
     listen: str = "127.0.0.1:8086"
     processes: int = Field(2, ge=1, le=64)
@@ -82,6 +88,13 @@ class Environment(BaseSettings):
         except ProgrammingError:
             raise PydanticCustomError("url", "not a libpq URL such as postgresql://user@host/database") from None
         return value
+
+    @field_validator("airflow_url", "public_url")
+    @classmethod
+    def _is_web_address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+            raise PydanticCustomError("url", "not a web address such as https://airflow.example.com")
+        return value.rstrip("/")
 
     @field_validator("listen")
     @classmethod

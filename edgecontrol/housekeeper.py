@@ -1,4 +1,4 @@
-"""The periodic step: release what nobody confirmed, show who is silent, give up what is lost, delete what is old.
+"""The periodic step: release, show who is silent, end maintenance, give up what is lost, sample, delete what is old.
 
 Runs in every process of the control plane; each part is an UPDATE that carries its own predicate, so
 any number may run at once. Evidence before death: nothing is given up by silence unless the
@@ -18,9 +18,9 @@ from django.db import DatabaseError, InterfaceError, connection, models
 from django.db.models.functions import Now
 
 from jobs_app import lifecycle
-from jobs_app.models import Job
+from jobs_app.models import Job, Queue
 from jobs_app.states import HELD
-from workers_app import registry
+from workers_app import registry, wishes
 from workers_app.models import Worker
 from workers_app.states import Reported
 
@@ -31,6 +31,9 @@ LOST_MARGIN_SECONDS = 30
 #: Workers whose last word is older do not count as part of the fleet.
 FLEET_WINDOW = timedelta(hours=1)
 _ALARM_EVERY_SECONDS = 60.0
+SAMPLE_EVERY_MINUTES = 5
+SAMPLES_KEPT_DAYS = 7
+_SAMPLE_LOOK_SECONDS = 60.0
 
 
 class Housekeeper:
@@ -40,6 +43,7 @@ class Housekeeper:
         #: Since when every step found the database at hand and somebody of the fleet heard; None while not.
         self._heard_since: float | None = None
         self._alarmed_at = float("-inf")
+        self._sampled_at = float("-inf")
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="housekeeper", daemon=True).start()
@@ -66,6 +70,12 @@ class Housekeeper:
             log.warning("released %d claims that were not confirmed within %d s", released, ours.release_after_seconds)
         for name in registry.mark_silent(after_seconds=ours.silent_after_seconds):
             log.warning("worker %s is silent", name)
+        for name in wishes.end_due_maintenance().done:
+            log.info("the maintenance of worker %s has ended: its end time has come", name)
+        if self._clock() - self._sampled_at >= _SAMPLE_LOOK_SECONDS:
+            self._sampled_at = self._clock()
+            registry.sample(every_minutes=SAMPLE_EVERY_MINUTES, keep_days=SAMPLES_KEPT_DAYS)
+            Queue.objects.remember_served()
         self._give_up_lost()
         if deleted := lifecycle.purge(older_than_days=ours.retention_days):
             log.info("deleted %d jobs older than %d days", deleted, ours.retention_days)

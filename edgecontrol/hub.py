@@ -129,6 +129,10 @@ class Hub:
                     poll.woken.set()
                     count -= 1
 
+    def wake_for_queues(self, names: list[str]) -> None:
+        """These queues hand out otherwise than a moment ago: whoever serves one of them looks again."""
+        self._wake(lambda poll: poll.queues is None or not poll.queues.isdisjoint(names))
+
     def wake_worker(self, worker_id: int) -> None:
         self._wake(lambda poll: poll.worker_id == worker_id)
 
@@ -167,6 +171,8 @@ class Hub:
             said: dict[str, Any] = json.loads(payload)
             if channel == WORKER_CHANNEL:
                 self.wake_worker(said["worker"])
+            elif "queues" in said:
+                self.wake_for_queues(said["queues"])
             else:
                 self.wake_for_jobs(queue=said["queue"], team=said["team"], slots=said["slots"], count=said["count"])
         except (ValueError, KeyError, TypeError):

@@ -9,12 +9,14 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from edgecontrol.hub import hub
 from jobs_app import agent_api
+from workers_app.agent_api import EnrolView
 
 admin.site.site_header = admin.site.site_title = "EdgeControl"
 admin.site.index_title = "Fleet"
 
 edge = [
     path("health", agent_api.HealthView.as_view(), name="health"),
+    path("workers/enrol", EnrolView.as_view(), name="enrol"),
     path("workers/register", agent_api.RegisterView.as_view(), name="register"),
     path("workers/heartbeat", agent_api.HeartbeatView.as_view(), name="heartbeat"),
     path("jobs/claim", agent_api.ClaimView.as_view(parking=hub), name="claim"),

@@ -13,6 +13,7 @@ from django.utils.html import format_html
 
 from jobs_app import lifecycle, logs
 from jobs_app.models import Job
+from workers_app.audit import Actor
 
 
 @admin.register(Job)
@@ -82,5 +83,5 @@ class JobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.action(description="Revoke: withdraw waiting jobs, stop held ones", permissions=["change"])
     def revoke(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
         ids = list(jobs.values_list("pk", flat=True))
-        count = lifecycle.revoke(job_ids=ids, by=request.user.get_username())
-        self.message_user(request, f"{count} jobs revoked, {len(ids) - count} had ended already.", messages.SUCCESS)
+        outcome = lifecycle.revoke(ids, by=Actor.of_request(request))
+        self.message_user(request, outcome.sentence("Revoke"), messages.SUCCESS)

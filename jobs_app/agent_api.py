@@ -28,6 +28,7 @@ from jobs_app import lifecycle, logs
 from jobs_app.models import Job, Queue
 from jobs_app.states import JobState, ReportState
 from workers_app import registry
+from workers_app.audit import client_address
 from workers_app.auth import SESSION_HEADER, IsAgent, IsCurrentSession, WorkerTokenAuthentication
 from workers_app.models import Worker
 from workers_app.states import Reported, Requested
@@ -112,6 +113,9 @@ class OrdersSerializer(serializers.Serializer[Any]):
     queues = serializers.ListField(child=serializers.CharField(), allow_null=True)
     concurrency = serializers.IntegerField()
     revision = serializers.IntegerField()
+    deadline_seconds = serializers.FloatField(
+        allow_null=True, help_text="With shutdown: when jobs that still run are stopped; null waits for them."
+    )
     gone = GonePairSerializer(many=True, help_text="Listed by the agent and no longer its own: stop them, forget them.")
 
 
@@ -125,8 +129,16 @@ def orders(worker: Worker, *, held: list[dict[str, Any]]) -> dict[str, Any]:
         "queues": worker.effective_queues,
         "concurrency": worker.effective_concurrency,
         "revision": worker.revision,
+        "deadline_seconds": _deadline(worker),
         "gone": [{"id": pk, "attempt": attempt, "reason": reason} for pk, attempt, reason in gone],
     }
+
+
+def _deadline(worker: Worker) -> float | None:
+    """Seconds, not a moment: the machine's clock may be wrong."""
+    if worker.requested != Requested.SHUTDOWN or worker.requested_until is None:
+        return None
+    return max(0.0, (worker.requested_until - timezone.now()).total_seconds())
 
 
 class HealthSerializer(serializers.Serializer[Any]):
@@ -190,7 +202,9 @@ class RegisterView(AgentView):
         if protocol < PROTOCOL:
             raise registry.OutdatedAgent
         worker = self.worker(request)
-        rebooted = registry.register(worker=worker, introduction=registry.Introduction(**said))
+        rebooted = registry.register(
+            worker=worker, introduction=registry.Introduction(**said), origin=client_address(request)
+        )
         lifecycle.lose_unaccounted(
             worker_id=worker.pk, accounted_for=[(pair["id"], pair["attempt"]) for pair in held], rebooted=rebooted
         )

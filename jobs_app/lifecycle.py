@@ -19,10 +19,12 @@ from django.db.models.functions import Now
 from jobs_app import notices, picking
 from jobs_app.models import Job
 from jobs_app.states import HELD, JobState, ReportState, sources
+from workers_app import audit, registry
 from workers_app import notices as worker_notices
-from workers_app import registry
+from workers_app.audit import Actor
 from workers_app.errors import Refusal
 from workers_app.models import Worker
+from workers_app.outcomes import Outcome
 from workers_app.states import Requested
 
 log = logging.getLogger(__name__)
@@ -276,19 +278,37 @@ def lose_silent(*, worker_ids: Sequence[int], silent_seconds: int) -> int:
     )
 
 
-def revoke(*, job_ids: Iterable[UUID], by: str, reason: str = "") -> int:
-    """Withdraw jobs: waiting ones at once, held ones by telling their worker to stop. Return how many were open."""
-    because = f"revoked by {by}" + (f": {reason}" if reason else "")
+def revoke(job_ids: Iterable[UUID], *, by: Actor, comment: str = "") -> Outcome:
+    """Withdraw jobs: waiting ones at once, held ones by telling their worker to stop."""
+    because = f"revoked by {by.name}" + (f": {comment}" if comment else "")
+    outcome = Outcome()
     with transaction.atomic():
-        rows = list(
-            Job.objects.select_for_update(no_key=True)
-            .filter(pk__in=list(job_ids), state__in=sources(JobState.REVOKED))
-            .order_by("pk")
-            .values_list("pk", "worker_id")
+        named = Job.objects.select_for_update(no_key=True).filter(pk__in=list(job_ids)).order_by("pk")
+        rows = []
+        for job in named.defer("workload", "token"):
+            if job.state in sources(JobState.REVOKED):
+                rows.append(job)
+            else:
+                outcome.skip(str(job), f"it is {job.state} already")
+        Job.objects.filter(pk__in=[job.pk for job in rows]).update(**_ending(JobState.REVOKED, because))
+        audit.record(
+            (
+                audit.Entry(
+                    action="revoke_job",
+                    kind="job",
+                    id=job.pk,
+                    name=str(job),
+                    before={"state": job.state},
+                    after={"state": JobState.REVOKED},
+                )
+                for job in rows
+            ),
+            by=by,
+            comment=comment,
         )
-        Job.objects.filter(pk__in=[pk for pk, _ in rows]).update(**_ending(JobState.REVOKED, because))
-        worker_notices.announce(worker_id for _, worker_id in rows if worker_id is not None)
-    return len(rows)
+        worker_notices.announce(job.worker_id for job in rows if job.worker_id is not None)
+    outcome.done = [str(job) for job in rows]
+    return outcome
 
 
 def purge(*, older_than_days: int, at_most: int = 1000) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from django.contrib.postgres.indexes import HashIndex
-from django.db import models
+from django.db import connection, models
 from django.db.models.functions import Now
 
 from jobs_app.states import FINAL, HELD, JobState
@@ -24,6 +24,18 @@ class QueueQuerySet(models.QuerySet["Queue"]):
         """Make rows for names that have none yet."""
         self.bulk_create([Queue(name=name) for name in names], ignore_conflicts=True)
 
+    def remember_served(self) -> None:
+        """Make rows for the queues that workers serve, so that people see them before the first job comes."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """
+                INSERT INTO queue (name)
+                SELECT DISTINCT unnest(coalesce(queues_override, '{}') || coalesce(queues, '{}')
+                                       || coalesce(allowed_queues, '{}')) FROM worker
+                    ON CONFLICT DO NOTHING
+                """
+            )
+
 
 class Queue(models.Model):
     """A queue's settings. A row appears when a job or a worker first names the queue."""
@@ -31,12 +43,16 @@ class Queue(models.Model):
     name = models.TextField(primary_key=True)
     paused = models.BooleanField(db_default=False)
     pause_comment = models.TextField(db_default="", blank=True)
+    paused_by = models.TextField(db_default="", blank=True)
+    paused_at = models.DateTimeField(null=True, blank=True)
+    #: Slots of this queue's jobs that may be held at once over all workers; None: as many as the workers have.
     concurrency_limit = models.PositiveIntegerField(null=True, blank=True)
 
     objects = QueueQuerySet.as_manager()
 
     class Meta:
         db_table = "queue"
+        permissions = [("operate_queue", "Can pause and resume queues and limit their concurrency")]
 
     def __str__(self) -> str:
         return self.name
@@ -99,6 +115,7 @@ class Job(models.Model):
 
     class Meta:
         db_table = "job"
+        permissions = [("revoke_job", "Can revoke jobs")]
         constraints = [
             models.CheckConstraint(condition=_FINAL | _OPEN, name="job_state_known"),
             models.CheckConstraint(
@@ -127,6 +144,7 @@ class Job(models.Model):
                 condition=models.Q(state=JobState.QUEUED.value),
             ),
             models.Index(fields=["worker"], name="job_held", condition=_HELD),
+            models.Index(fields=["queue"], name="job_held_by_queue", condition=_HELD),
             models.Index(fields=["dispatcher"], name="job_untold", condition=_FINAL & models.Q(told_at=None)),
             models.Index(fields=["airflow_id"], name="job_open_by_airflow_id", condition=_OPEN),
             models.Index(fields=["finished_at"], name="job_finished", condition=_FINAL),

@@ -21,3 +21,10 @@ def announce(jobs: Iterable[tuple[str, str, int]]) -> None:
     if payloads:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS payload", [JOBS_CHANNEL, payloads])
+
+
+def announce_queues(names: Iterable[str]) -> None:
+    """Wake every poll: what these queues hand out has changed. Rare, so nothing finer is needed."""
+    payload = json.dumps({"queues": sorted(names)})
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [JOBS_CHANNEL, payload])

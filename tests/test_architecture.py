@@ -25,8 +25,24 @@ BROUGHT_BY_AIRFLOW = {"airflow", "httpx", "pydantic", "setproctitle"}
 
 #: Inside an app: each layer may import the ones below it, never above.
 LAYERS = {
-    "workers_app": [["admin", "management"], ["auth"], ["registry"], ["notices"], ["models"], ["states", "errors"]],
-    "jobs_app": [["admin", "agent_api"], ["logs"], ["lifecycle"], ["picking", "notices"], ["models"], ["states"]],
+    "workers_app": [
+        ["admin", "agent_api", "operator_api", "management"],
+        ["operations", "enrolment"],
+        ["auth", "personal_tokens", "wishes"],
+        ["registry"],
+        ["audit", "notices"],
+        ["models"],
+        ["states", "errors", "outcomes", "credentials"],
+    ],
+    "jobs_app": [
+        ["admin", "agent_api", "operator_api", "management"],
+        ["operations"],
+        ["logs", "queues", "waiting"],
+        ["lifecycle"],
+        ["picking", "notices"],
+        ["models"],
+        ["states"],
+    ],
 }
 
 

@@ -1,18 +1,13 @@
-"""Worker tokens: issue, recognise, revoke. The secret is never stored and never logged.
-
-A token reads `ec_<key>_<secret>`: the key finds the row, the secret is compared by digest. The
-secret has 256 bits of entropy, so one SHA-256 is enough; a slow hash guards passwords, not this.
-"""
+"""Worker tokens: issue, recognise, revoke. The secret is never stored and never logged."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models.functions import Now
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
@@ -21,11 +16,11 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from workers_app import notices, registry
+from workers_app import audit, credentials, notices, registry
 from workers_app.errors import Refusal
 from workers_app.models import Worker, WorkerToken
+from workers_app.outcomes import Outcome
 
-PREFIX = "ec"
 # In SQL, because every request begins with it: the ORM needs longer to write this statement than PostgreSQL to run it.
 _RECOGNISE = """
 SELECT worker.*, token.digest AS token_digest FROM worker_token AS token JOIN worker ON worker.id = token.worker_id
@@ -35,40 +30,62 @@ SESSION_HEADER = "Edge-Session"
 
 
 class BadToken(Refusal):
-    """The worker token is missing, unknown, revoked or expired; make another with `manage.py create_worker_token`."""
+    """The worker token is missing, unknown, revoked or expired; enrol this machine anew."""
 
     code = "bad_token"
 
 
-def issue(*, worker: Worker, valid_for: timedelta | None = None) -> str:
+def issue(*, worker: Worker, by: audit.Actor, valid_for: timedelta | None = None) -> str:
     """Make a further token for this worker and return it; it cannot be shown again."""
-    key, secret = secrets.token_hex(6), secrets.token_hex(32)
+    minted = credentials.mint(credentials.WORKER)
+    with transaction.atomic():
+        store(worker=worker, key=minted.key, digest=minted.digest, by=by, valid_for=valid_for)
+    return minted.text
+
+
+def store(*, worker: Worker, key: str, digest: bytes, by: audit.Actor, valid_for: timedelta | None = None) -> None:
+    """Accept a token that was minted elsewhere: only its key and digest are known here."""
     expires_at = Now() + valid_for if valid_for else None
-    WorkerToken.objects.create(worker=worker, key=key, digest=_digest(secret), expires_at=expires_at)
-    return f"{PREFIX}_{key}_{secret}"
+    WorkerToken.objects.create(worker=worker, key=key, digest=digest, expires_at=expires_at)
+    entry = audit.Entry(action="issue_token", kind="worker", id=worker.pk, name=worker.name, after={"token": key})
+    audit.record([entry], by=by)
 
 
-def revoke(*, worker: Worker) -> int:
-    """Revoke every usable token of this worker; return how many. Its parked poll ends at once."""
-    count = WorkerToken.objects.filter(worker=worker, revoked_at=None).update(revoked_at=Now())
-    notices.announce([worker.pk])
-    return count
+def revoke(worker_ids: Sequence[int], *, by: audit.Actor, comment: str = "") -> Outcome:
+    """Revoke every usable token of these workers. Their parked polls end at once, and so do their agents."""
+    outcome = Outcome()
+    with transaction.atomic():
+        workers = Worker.objects.select_for_update(no_key=True).filter(pk__in=worker_ids).order_by("pk")
+        for worker in workers:
+            usable = WorkerToken.objects.filter(worker=worker, revoked_at=None)
+            keys = sorted(usable.values_list("key", flat=True))
+            if not keys:
+                outcome.skip(worker.name, "it has no token to revoke")
+                continue
+            usable.update(revoked_at=Now())
+            entry = audit.Entry(
+                action="revoke_token",
+                kind="worker",
+                id=worker.pk,
+                name=worker.name,
+                before={"tokens": keys},
+                after={"tokens": []},
+            )
+            audit.record([entry], by=by, comment=comment)
+            notices.announce([worker.pk])
+            outcome.done.append(worker.name)
+    return outcome
 
 
 def recognise(token: str) -> Worker:
     """The worker that this token belongs to. Raises BadToken, without saying which part was wrong."""
-    prefix, _, rest = token.partition("_")
-    key, _, secret = rest.partition("_")
-    if prefix != PREFIX or not secret:
-        raise BadToken
-    for worker in Worker.objects.raw(_RECOGNISE, [key]):
-        if hmac.compare_digest(bytes(worker.token_digest), _digest(secret)):  # type: ignore[attr-defined]
-            return worker
+    parts = credentials.split(token, prefix=credentials.WORKER)
+    if parts:
+        key, secret = parts
+        for worker in Worker.objects.raw(_RECOGNISE, [key]):
+            if credentials.matches(worker.token_digest, secret):  # type: ignore[attr-defined]
+                return worker
     raise BadToken
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
 
 
 class Agent:

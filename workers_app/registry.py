@@ -1,4 +1,4 @@
-"""The only writer of Worker rows: create, register, heartbeat, wishes, silence, removal.
+"""What machines are and say: create, register, heartbeat, silence. The other writer of Worker rows is `wishes`.
 
 Every change that the agent must hear goes through `notices.announce`. Jobs are not known here.
 """
@@ -11,10 +11,11 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 from django.db.models.functions import Coalesce, Now
 
-from workers_app import notices
+from workers_app import audit, notices
+from workers_app.audit import Actor, ActorKind
 from workers_app.errors import Refusal
 from workers_app.models import Worker
 from workers_app.states import GONE, LEAVING, Reported, Requested, shown_state
@@ -52,12 +53,6 @@ class BeingChanged(Refusal):
     code = "busy"
 
 
-class StillThere(Refusal):
-    """Only a worker that is offline or silent, and holds no job, can be removed."""
-
-    code = "still_there"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Introduction:
     """What an agent says of itself when it registers."""
@@ -72,27 +67,27 @@ class Introduction:
     sysinfo: dict[str, Any] = field(default_factory=dict)
 
 
-def create(*, name: str, allowed_queues: Sequence[str] | None = None, team_name: str = "") -> Worker:
+def create(*, name: str, by: Actor, allowed_queues: Sequence[str] | None = None, team_name: str = "") -> Worker:
     """Make the row of a machine that has not called yet. Raises NameTaken or InvalidName."""
-    _check_name(name)
+    check_name(name)
+    columns = {"allowed_queues": None if allowed_queues is None else list(allowed_queues), "team_name": team_name}
     try:
         with transaction.atomic():
-            return Worker.objects.create(
-                name=name,
-                allowed_queues=None if allowed_queues is None else list(allowed_queues),
-                team_name=team_name,
-            )
+            worker = Worker.objects.create(name=name, **columns)
+            entry = audit.Entry(action="create_worker", kind="worker", id=worker.pk, name=name, after=columns)
+            audit.record([entry], by=by)
+            return worker
     except IntegrityError as error:
         raise NameTaken(f"A worker named {name!r} exists already; choose another name.") from error
 
 
-def register(*, worker: Worker, introduction: Introduction) -> bool:
+def register(*, worker: Worker, introduction: Introduction, origin: str = "") -> bool:
     """Begin a session of this worker, which fences every older one; return True when its machine has rebooted.
 
     Updates `worker` in place. A shutdown wish ends here: a started agent is wanted. Raises NameTaken, InvalidName.
     """
     name = worker.name if introduction.name is None else introduction.name
-    _check_name(name)
+    check_name(name)
     try:
         with transaction.atomic():
             row = Worker.objects.select_for_update(no_key=True).get(pk=worker.pk)
@@ -110,6 +105,7 @@ def register(*, worker: Worker, introduction: Introduction) -> bool:
                 sysinfo=introduction.sysinfo,
                 requested=requested,
                 requested_comment="" if was_shut_down else row.requested_comment,
+                requested_until=None if was_shut_down else row.requested_until,
                 reported=Reported.STARTING,
                 state=shown_state(requested=requested, reported=Reported.STARTING, silent=False),
                 jobs_active=0,
@@ -119,6 +115,7 @@ def register(*, worker: Worker, introduction: Introduction) -> bool:
             )
             # An older session's parked poll ends at once.
             notices.announce([worker.pk])
+            _record_start(row, name=name, introduction=introduction, origin=origin)
     except IntegrityError as error:
         raise NameTaken(f"Another worker is named {name!r}; start the agent with another --name.") from error
     worker.refresh_from_db()
@@ -172,40 +169,6 @@ def touch(*, worker: Worker, reported: Reported | None = None, changes: dict[str
     raise BeingChanged
 
 
-def request(*, worker_ids: Sequence[int], wish: Requested, by: str, comment: str = "") -> int:
-    """Note what is wanted of these workers and wake their agents; return how many there are.
-
-    The last wish wins, whoever had it. A worker that already has it only gets the new comment.
-    """
-    with transaction.atomic():
-        rows = list(Worker.objects.select_for_update(no_key=True).filter(pk__in=worker_ids).order_by("pk"))
-        for row in rows:
-            silent = row.state in GONE and row.reported != Reported.OFFLINE
-            Worker.objects.filter(pk=row.pk).update(
-                requested=wish,
-                requested_by=by,
-                requested_at=Now(),
-                requested_comment=comment,
-                state=shown_state(requested=wish, reported=Reported(row.reported), silent=silent),
-            )
-        notices.announce(row.pk for row in rows)
-    return len(rows)
-
-
-def remove(*, worker: Worker) -> None:
-    """Delete a worker that is gone, with its tokens; its finished jobs stay. Raises StillThere."""
-    with transaction.atomic():
-        row = Worker.objects.select_for_update().get(pk=worker.pk)
-        if row.state not in GONE:
-            raise StillThere(f"{row.name} is {row.state}; only an offline or silent worker can be removed.")
-        try:
-            with transaction.atomic():
-                row.delete()
-        except IntegrityError as error:
-            # The database knows jobs; this app does not.
-            raise StillThere(f"{row.name} still holds jobs; revoke them first.") from error
-
-
 def mark_silent(*, after_seconds: int) -> list[str]:
     """Show workers without a word for `after_seconds` as silent; return their names.
 
@@ -221,6 +184,39 @@ def mark_silent(*, after_seconds: int) -> list[str]:
     return names
 
 
-def _check_name(name: str) -> None:
+def sample(*, every_minutes: int, keep_days: int) -> None:
+    """Keep the figures of every worker that is heard, once per `every_minutes`, however many processes ask for it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO worker_sample
+                (worker_id, at, jobs_active, concurrency, load_per_cpu, memory_used_percent, disk_free_gb)
+            SELECT id, date_bin(%(every)s * interval '1 minute', now(), 'epoch'), jobs_active,
+                   coalesce(concurrency_override, concurrency),
+                   jsonb_path_query_first(sysinfo, '$.load_per_cpu.double()', silent => true)::float8,
+                   jsonb_path_query_first(sysinfo, '$.memory_used_percent.double()', silent => true)::float8,
+                   jsonb_path_query_first(sysinfo, '$.disk_free_gb.double()', silent => true)::float8
+              FROM worker WHERE state <> ALL (%(gone)s)
+                ON CONFLICT DO NOTHING
+            """,
+            {"every": every_minutes, "gone": [state.value for state in GONE]},
+        )
+        cursor.execute("DELETE FROM worker_sample WHERE at < now() - %s * interval '1 day'", [keep_days])
+
+
+def _record_start(before: Worker, *, name: str, introduction: Introduction, origin: str) -> None:
+    told = ("boot_id", "queues", "concurrency", "agent_version", "airflow_version")
+    entry = audit.Entry(
+        action="register",
+        kind="worker",
+        id=before.pk,
+        name=name,
+        before={"name": before.name, **{column: getattr(before, column) for column in told}},
+        after={"name": name, **{column: getattr(introduction, column) for column in told}},
+    )
+    audit.record([entry], by=Actor(kind=ActorKind.MACHINE, name=name, origin=origin))
+
+
+def check_name(name: str) -> None:
     if not 1 <= len(name) <= NAME_LENGTH or not name.isprintable() or name != name.strip():
         raise InvalidName

@@ -17,6 +17,8 @@ from django.db import connection
 from django.test import Client
 from rest_framework.test import APIClient
 
+from tests.integration.people import OPS
+
 BOOT = "boot-1"
 
 
@@ -251,7 +253,7 @@ def agent(http: None, make_worker: Callable[..., Any]) -> Callable[..., Caller]:
 
     def agent(worker: Any = None, **columns: Any) -> Caller:
         worker = worker or make_worker(**columns)
-        return Caller(worker, auth.issue(worker=worker))
+        return Caller(worker, auth.issue(worker=worker, by=OPS))
 
     return agent
 

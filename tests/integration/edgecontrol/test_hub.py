@@ -20,9 +20,9 @@ from edgecontrol import hub as module
 from edgecontrol.hub import hub
 from jobs_app import lifecycle
 from jobs_app.models import Job
-from workers_app import auth, registry
+from tests.integration.people import OPS
+from workers_app import auth, wishes
 from workers_app.models import Worker
-from workers_app.states import Requested
 
 Make = Callable[..., Any]
 #: Well below RECHECK_SECONDS: what takes longer was found by looking again, not by a notification.
@@ -154,7 +154,7 @@ def test_an_operators_wish_ends_the_parked_claim_of_that_worker_alone(
 ) -> None:
     caller, other = agent(), agent()
     answer, others = polling(caller, free_slots=free_slots), polling(other)
-    registry.request(worker_ids=[caller.worker.pk], wish=Requested.MAINTENANCE, by="ops")
+    wishes.request_maintenance([caller.worker.pk], by=OPS, comment="disk")
     assert answer.result(SOON).json() == {"jobs": [], "heartbeat_due": True}
     assert not others.done()
 
@@ -178,7 +178,7 @@ def test_revoking_a_held_job_ends_the_holders_parked_claim(
     caller = agent()
     job = make_job(worker=caller.worker)
     answer = polling(caller)
-    lifecycle.revoke(job_ids=[job.pk], by="ops")
+    lifecycle.revoke([job.pk], by=OPS)
     assert answer.result(SOON).json()["heartbeat_due"] is True
 
 
@@ -187,7 +187,7 @@ def test_a_revoked_token_ends_the_parked_claim_and_then_everything(
 ) -> None:
     caller = agent()
     answer = polling(caller)
-    auth.revoke(worker=caller.worker)
+    auth.revoke([caller.worker.pk], by=OPS)
     assert answer.result(SOON).json() == {"jobs": [], "heartbeat_due": True}
     assert caller.heartbeat().status_code == 401
 

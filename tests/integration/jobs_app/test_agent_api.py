@@ -14,9 +14,9 @@ from rest_framework.test import APIClient
 
 from jobs_app import logs
 from jobs_app.models import Job, LogChunk, Queue
-from workers_app import auth, registry
+from tests.integration.people import OPS
+from workers_app import auth, registry, wishes
 from workers_app.models import Worker
-from workers_app.states import Requested
 
 Make = Callable[..., Any]
 HUGE = 2**63
@@ -93,7 +93,7 @@ class TestCredentials:
     def test_a_revoked_token_is_refused_at_the_next_request(self, agent: Make) -> None:
         caller = agent()
         good(caller.heartbeat())
-        auth.revoke(worker=caller.worker)
+        auth.revoke([caller.worker.pk], by=OPS)
         assert "create_worker_token" in refusal(caller.heartbeat(), 401, "bad_token")
         refusal(caller.register(), 401, "bad_token")
 
@@ -248,7 +248,7 @@ class TestRegister:
 class TestHeartbeat:
     def test_the_answer_brings_the_orders(self, agent: Make) -> None:
         caller = agent(concurrency_override=3, allowed_queues=["a", "b"])
-        registry.request(worker_ids=[caller.worker.pk], wish=Requested.MAINTENANCE, by="ops", comment="disk")
+        wishes.request_maintenance([caller.worker.pk], by=OPS, comment="disk")
         body = good(caller.heartbeat(queues=["b", "c"]))
         assert body == {
             "requested": "maintenance",
@@ -331,7 +331,7 @@ class TestClaim:
         caller = agent()
         make_job()
         revision = caller.worker.revision
-        registry.request(worker_ids=[caller.worker.pk], wish=Requested.MAINTENANCE, by="ops")
+        wishes.request_maintenance([caller.worker.pk], by=OPS, comment="disk")
         assert good(caller.claim(revision=revision, wait=30)) == {"jobs": [], "heartbeat_due": True}
         assert good(caller.heartbeat())["requested"] == "maintenance"
 

@@ -16,10 +16,11 @@ from jobs_app import lifecycle, logs
 from jobs_app.lifecycle import Claim, Report, StaleAttempt
 from jobs_app.models import Job, LogChunk
 from jobs_app.states import FINAL, HELD, JobState, ReportState
-from workers_app import registry
+from tests.integration.people import OPS
+from workers_app import registry, wishes
 from workers_app.models import Worker
 from workers_app.registry import SessionReplaced
-from workers_app.states import Reported, Requested
+from workers_app.states import Reported
 
 Make = Callable[..., Any]
 FINAL_REPORTS = [ReportState.SUCCESS, ReportState.FAILED, ReportState.REFUSED]
@@ -130,7 +131,7 @@ class TestClaim:
         worker, job, claim_id = make_worker(), make_job(), uuid.uuid4()
         seen = worker.revision
         claim(worker, claim_id=claim_id)
-        registry.request(worker_ids=[worker.pk], wish=Requested.MAINTENANCE, by="ops")
+        wishes.request_maintenance([worker.pk], by=OPS, comment="disk")
         again = claim(Worker.objects.get(pk=worker.pk), claim_id=claim_id, revision=seen)
         assert [found.pk for found in again.jobs] == [job.pk]
 
@@ -176,7 +177,7 @@ class TestClaim:
         worker, claim_id = make_worker(), uuid.uuid4()
         revision = worker.revision
         claim(worker, claim_id=claim_id)
-        registry.request(worker_ids=[worker.pk], wish=Requested.MAINTENANCE, by="ops")
+        wishes.request_maintenance([worker.pk], by=OPS, comment="disk")
         make_job()
         assert claim(worker, claim_id=claim_id, first=False, revision=revision).heartbeat_due
         # Even an agent that guesses the new revision gets nothing.
@@ -652,7 +653,7 @@ class TestRevoke:
         self, make_worker: Make, make_job: Make, open_state: str
     ) -> None:
         job = make_job(state=open_state, **({} if open_state == "queued" else {"worker": make_worker()}))
-        assert lifecycle.revoke(job_ids=[job.pk], by="ops", reason="wrong data") == 1
+        assert lifecycle.revoke([job.pk], by=OPS, comment="wrong data") == 1
         job.refresh_from_db()
         assert (job.state, job.reason, job.token) == ("revoked", "revoked by ops: wrong data", None)
         assert job.finished_at is not None
@@ -660,7 +661,7 @@ class TestRevoke:
     @pytest.mark.parametrize("ended", sorted(FINAL))
     def test_a_job_that_has_ended_stays_as_it_ended(self, make_job: Make, ended: str) -> None:
         job = make_job(state=ended, reason="as it was")
-        assert lifecycle.revoke(job_ids=[job.pk, uuid.uuid4()], by="ops") == 0
+        assert lifecycle.revoke([job.pk, uuid.uuid4()], by=OPS) == 0
         job.refresh_from_db()
         assert (job.state, job.reason) == (ended, "as it was")
 
@@ -669,13 +670,13 @@ class TestRevoke:
     ) -> None:
         holder, bystander = make_worker(), make_worker()
         jobs = [make_job(worker=holder), make_job(worker=holder, state="claimed"), make_job()]
-        lifecycle.revoke(job_ids=[job.pk for job in jobs], by="ops")
+        lifecycle.revoke([job.pk for job in jobs], by=OPS)
         assert heard() == [("edgecontrol_worker", {"worker": holder.pk})]
         assert Worker.objects.get(pk=holder.pk).revision == holder.revision + 1
         assert Worker.objects.get(pk=bystander.pk).revision == bystander.revision
 
     def test_a_revoked_job_cannot_be_claimed_any_more(self, make_worker: Make, make_job: Make) -> None:
-        lifecycle.revoke(job_ids=[make_job().pk], by="ops")
+        lifecycle.revoke([make_job().pk], by=OPS)
         assert claim(make_worker()).jobs == []
 
 

@@ -8,6 +8,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from tests.integration.people import OPS
 from workers_app import auth
 from workers_app.models import Worker, WorkerToken
 
@@ -60,7 +61,7 @@ def test_the_page_of_a_worker_renders_whatever_its_name(ops: Client, make_worker
 
 def test_no_page_shows_a_credential(ops: Client, make_worker: Make) -> None:
     worker = make_worker()
-    secret = auth.issue(worker=worker).split("_")[2]
+    secret = auth.issue(worker=worker, by=OPS).split("_")[2]
     digest = bytes(WorkerToken.objects.get().digest).hex()
     for address in (LIST, f"{LIST}{worker.pk}/change/", f"{LIST}{worker.pk}/history/"):
         page = text(ops.get(address))
@@ -110,7 +111,7 @@ def test_shutting_down(ops: Client, make_worker: Make) -> None:
 
 def test_revoking_tokens_locks_the_machine_out(ops: Client, make_worker: Make) -> None:
     worker, other = make_worker(), make_worker()
-    token, kept = auth.issue(worker=worker), auth.issue(worker=other)
+    token, kept = auth.issue(worker=worker, by=OPS), auth.issue(worker=other, by=OPS)
     assert "1 tokens revoked." in act(ops, "revoke_tokens", worker)
     with pytest.raises(auth.BadToken):
         auth.recognise(token)
@@ -130,7 +131,7 @@ def test_removing_keeps_those_that_are_there_and_says_why(ops: Client, make_work
 @pytest.mark.parametrize("action", ["request_maintenance", "exit_maintenance", "shut_down", "revoke_tokens", "remove"])
 def test_somebody_who_may_only_look_cannot_act(staff: Callable[..., Client], make_worker: Make, action: str) -> None:
     worker = make_worker(state="offline", requested="maintenance")
-    auth.issue(worker=worker)
+    auth.issue(worker=worker, by=OPS)
     looker = staff("view_worker")
     assert worker.name in text(looker.get(LIST))
     looker.post(LIST, {"action": action, "_selected_action": [worker.pk], "comment": "mine"})

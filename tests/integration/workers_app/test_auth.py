@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from tests.integration.people import OPS
 from workers_app import auth
 from workers_app.auth import BadToken
 from workers_app.models import WorkerToken
@@ -35,25 +36,25 @@ GARBAGE = [
 
 def test_a_token_finds_its_own_worker(make_worker: Make) -> None:
     first, second = make_worker(), make_worker()
-    tokens = {auth.issue(worker=worker): worker for worker in (first, second, first)}
+    tokens = {auth.issue(worker=worker, by=OPS): worker for worker in (first, second, first)}
     assert {auth.recognise(token).pk == worker.pk for token, worker in tokens.items()} == {True}
     assert len(tokens) == 3
 
 
 def test_a_token_reads_as_documented(make_worker: Make) -> None:
-    assert re.fullmatch(r"ec_[0-9a-f]{12}_[0-9a-f]{64}", auth.issue(worker=make_worker()))
+    assert re.fullmatch(r"ec_[0-9a-f]{12}_[0-9a-f]{64}", auth.issue(worker=make_worker(), by=OPS))
 
 
 @pytest.mark.parametrize("token", GARBAGE)
 def test_garbage_is_refused_without_an_error(make_worker: Make, token: str) -> None:
-    auth.issue(worker=make_worker())
+    auth.issue(worker=make_worker(), by=OPS)
     with pytest.raises(BadToken):
         auth.recognise(token)
 
 
 def test_the_right_key_with_a_wrong_secret_is_refused_in_the_same_words(make_worker: Make) -> None:
-    token = auth.issue(worker=make_worker())
-    other = auth.issue(worker=make_worker())
+    token = auth.issue(worker=make_worker(), by=OPS)
+    other = auth.issue(worker=make_worker(), by=OPS)
     prefix, key, _ = token.split("_")
     refusals = []
     for wrong in (f"{prefix}_{key}_{other.split('_')[2]}", token[:-1], token + "0", f"{prefix}_nobody_x"):
@@ -65,8 +66,8 @@ def test_the_right_key_with_a_wrong_secret_is_refused_in_the_same_words(make_wor
 
 def test_a_revoked_token_is_refused_and_the_worker_is_told(make_worker: Make) -> None:
     worker, other = make_worker(), make_worker()
-    tokens, kept = [auth.issue(worker=worker) for _ in range(2)], auth.issue(worker=other)
-    assert auth.revoke(worker=worker) == 2
+    tokens, kept = [auth.issue(worker=worker, by=OPS) for _ in range(2)], auth.issue(worker=other, by=OPS)
+    assert auth.revoke([worker.pk], by=OPS) == 2
     for token in tokens:
         with pytest.raises(BadToken):
             auth.recognise(token)
@@ -74,18 +75,18 @@ def test_a_revoked_token_is_refused_and_the_worker_is_told(make_worker: Make) ->
     before = worker.revision
     worker.refresh_from_db()
     assert worker.revision == before + 1
-    assert auth.revoke(worker=worker) == 0
+    assert auth.revoke([worker.pk], by=OPS) == 0
 
 
 def test_a_token_made_after_a_revocation_works(make_worker: Make) -> None:
     worker = make_worker()
-    auth.issue(worker=worker)
-    auth.revoke(worker=worker)
-    assert auth.recognise(auth.issue(worker=worker)) == worker
+    auth.issue(worker=worker, by=OPS)
+    auth.revoke([worker.pk], by=OPS)
+    assert auth.recognise(auth.issue(worker=worker, by=OPS)) == worker
 
 
 def test_an_expired_token_is_refused_by_the_databases_clock(make_worker: Make) -> None:
-    token = auth.issue(worker=make_worker(), valid_for=timedelta(days=1))
+    token = auth.issue(worker=make_worker(), valid_for=timedelta(days=1), by=OPS)
     auth.recognise(token)
     WorkerToken.objects.update(expires_at=WorkerToken.objects.get().expires_at - timedelta(days=1, seconds=1))
     with pytest.raises(BadToken):
@@ -93,7 +94,7 @@ def test_an_expired_token_is_refused_by_the_databases_clock(make_worker: Make) -
 
 
 def test_the_secret_is_stored_nowhere(make_worker: Make) -> None:
-    token = auth.issue(worker=make_worker())
+    token = auth.issue(worker=make_worker(), by=OPS)
     secret = token.split("_")[2]
     with connection.cursor() as cursor:
         cursor.execute("SELECT worker_token::text, encode(digest, 'hex') FROM worker_token")
@@ -103,6 +104,6 @@ def test_the_secret_is_stored_nowhere(make_worker: Make) -> None:
 
 
 def test_recognising_a_token_is_one_statement(make_worker: Make, django_assert_num_queries: Callable[..., Any]) -> None:
-    token = auth.issue(worker=make_worker())
+    token = auth.issue(worker=make_worker(), by=OPS)
     with django_assert_num_queries(1):
         auth.recognise(token)

@@ -11,6 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 
+from tests.integration.people import OPS
 from workers_app import auth
 from workers_app.auth import BadToken
 from workers_app.models import Worker, WorkerToken
@@ -53,7 +54,7 @@ def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
 
 def test_a_known_worker_gets_a_further_token(make_worker: Make, tmp_path: Path) -> None:
     worker = make_worker("known")
-    older = auth.issue(worker=worker)
+    older = auth.issue(worker=worker, by=OPS)
     run("known")
     assert auth.recognise(token_in(tmp_path / "known.token")) == auth.recognise(older) == worker
 

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from django.db import IntegrityError, connection, transaction
 
-from workers_app import registry
+from tests.integration.people import OPS
+from workers_app import registry, wishes
 from workers_app.models import Worker
 from workers_app.registry import Introduction, InvalidName, NameTaken, SessionReplaced, StillThere
 from workers_app.states import Reported, Requested
@@ -54,12 +55,12 @@ BAD_NAMES = [
 class TestNames:
     @pytest.mark.parametrize("name", GOOD_NAMES)
     def test_any_printable_name_may_be_given(self, db: None, name: str) -> None:
-        assert fresh(registry.create(name=name)).name == name
+        assert fresh(registry.create(name=name, by=OPS)).name == name
 
     @pytest.mark.parametrize("name", BAD_NAMES)
     def test_a_name_that_nobody_could_read_or_type_is_refused(self, make_worker: Make, name: str) -> None:
         with pytest.raises(InvalidName):
-            registry.create(name=name)
+            registry.create(name=name, by=OPS)
         worker = make_worker("before")
         with pytest.raises(InvalidName):
             register(worker, name=name)
@@ -74,12 +75,12 @@ class TestNames:
     def test_a_taken_name_is_refused_with_the_name(self, make_worker: Make) -> None:
         make_worker("taken")
         with pytest.raises(NameTaken, match="taken"):
-            registry.create(name="taken")
+            registry.create(name="taken", by=OPS)
 
 
 class TestRegister:
     def test_it_begins_a_session_and_stores_what_the_agent_says(self, db: None) -> None:
-        worker = registry.create(name="new")
+        worker = registry.create(name="new", by=OPS)
         session = uuid.uuid4()
         rebooted = register(
             worker,
@@ -217,7 +218,7 @@ class TestHeartbeat:
 
     def test_an_operators_wish_that_came_since_the_request_was_read_is_kept_and_obeyed(self, make_worker: Make) -> None:
         worker = make_worker()
-        registry.request(worker_ids=[worker.pk], wish=Requested.MAINTENANCE, by="ops", comment="disk")
+        wishes.request_maintenance([worker.pk], by=OPS, comment="disk")
         heartbeat(worker, reported=Reported.RUNNING, jobs_active=1, concurrency=3, queues=["q"])
         row = fresh(worker)
         assert (row.requested, row.requested_by, row.requested_comment) == ("maintenance", "ops", "disk")
@@ -254,7 +255,7 @@ class TestWishes:
         second_connection.autocommit = True
         second_connection.execute("LISTEN edgecontrol_worker")
         worker, other = make_worker(reported="running", state="running"), make_worker()
-        assert registry.request(worker_ids=[worker.pk], wish=Requested.MAINTENANCE, by="ops", comment="disk") == 1
+        assert wishes.request_maintenance([worker.pk], by=OPS, comment="disk") == 1
         row = fresh(worker)
         assert (row.requested, row.requested_by, row.requested_comment) == ("maintenance", "ops", "disk")
         assert (row.state, row.revision) == ("maintenance request", worker.revision + 1)
@@ -271,13 +272,13 @@ class TestWishes:
 
     def test_a_wish_does_not_bring_a_silent_worker_back_to_life(self, make_worker: Make) -> None:
         worker = make_worker(state="unknown", reported="running")
-        registry.request(worker_ids=[worker.pk], wish=Requested.MAINTENANCE, by="ops")
+        wishes.request_maintenance([worker.pk], by=OPS, comment="disk")
         assert fresh(worker).state == "offline maintenance"
-        registry.request(worker_ids=[worker.pk], wish=Requested.ACTIVE, by="ops")
+        wishes.exit_maintenance([worker.pk], by=OPS)
         assert fresh(worker).state == "unknown"
 
     def test_unknown_workers_are_not_counted(self, db: None) -> None:
-        assert registry.request(worker_ids=[-1], wish=Requested.SHUTDOWN, by="ops") == 0
+        assert wishes.shut_down([-1], by=OPS) == 0
 
 
 class TestMarkSilent:
@@ -311,7 +312,7 @@ class TestMarkSilent:
         assert registry.mark_silent(after_seconds=100) == []
 
     def test_a_worker_that_never_called_stays_offline(self, db: None) -> None:
-        worker = registry.create(name="new")
+        worker = registry.create(name="new", by=OPS)
         assert registry.mark_silent(after_seconds=1) == []
         assert fresh(worker).state == "offline"
 

@@ -13,6 +13,7 @@ from django.core.management import BaseCommand, CommandError
 from django.db import transaction
 
 from workers_app import auth, registry
+from workers_app.audit import Actor
 from workers_app.errors import Refusal
 from workers_app.models import Worker
 
@@ -42,7 +43,8 @@ class Command(BaseCommand):
                 if worker and (options["queues"] is not None or options["team"]):
                     raise CommandError(f"worker {name!r} exists; --queues and --team are for new workers only")
                 worker = worker or self._create(name, options)
-                token = auth.issue(worker=worker, valid_for=None if days is None else timedelta(days=days))
+                valid_for = None if days is None else timedelta(days=days)
+                token = auth.issue(worker=worker, valid_for=valid_for, by=Actor.of_command())
                 _write(path, f"{token}\n# worker token of {name}; keep it secret, one machine only\n")
         except Refusal as refusal:
             raise CommandError(refusal.detail) from None
@@ -55,7 +57,7 @@ class Command(BaseCommand):
     def _create(name: str, options: dict[str, Any]) -> Worker:
         queues = options["queues"]
         allowed = [queue.strip() for queue in queues.split(",") if queue.strip()] if queues is not None else None
-        return registry.create(name=name, allowed_queues=allowed, team_name=options["team"])
+        return registry.create(name=name, allowed_queues=allowed, team_name=options["team"], by=Actor.of_command())
 
 
 def _days(text: str) -> int:

@@ -1,0 +1,214 @@
+"""What operators want of workers: the only writer of `requested`, the operator's columns, and removals.
+
+Each function takes many workers, changes those it can in one transaction, writes each change into the
+record, wakes the agents, and says why it skipped the rest. Who may do it is decided by the callers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+
+from workers_app import audit, notices
+from workers_app.audit import Actor
+from workers_app.models import Worker
+from workers_app.outcomes import Outcome
+from workers_app.states import GONE, Reported, Requested, Shown, shown_state
+
+
+class Skip(Exception):
+    """This worker cannot or need not be changed; the text says why."""
+
+
+#: The columns of a wish, which a new one replaces as a whole.
+_WISH = ("requested", "requested_by", "requested_at", "requested_comment", "requested_until")
+
+
+def request_maintenance(
+    worker_ids: Sequence[int], *, by: Actor, comment: str, until: datetime | None = None
+) -> Outcome:
+    """Let workers finish what they hold and take no more, until `until` if given. The last wish wins."""
+    return _wish(worker_ids, Requested.MAINTENANCE, action="request_maintenance", by=by, comment=comment, until=until)
+
+
+def update_maintenance_comment(worker_ids: Sequence[int], *, by: Actor, comment: str) -> Outcome:
+    """Say anew why workers are in maintenance."""
+
+    def decide(worker: Worker) -> dict[str, Any]:
+        if worker.requested != Requested.MAINTENANCE:
+            raise Skip("it is not in maintenance")
+        return {"requested_comment": comment, "requested_by": by.name, "requested_at": Now()}
+
+    return _change(worker_ids, decide, action="update_maintenance_comment", by=by, comment=comment)
+
+
+def exit_maintenance(worker_ids: Sequence[int], *, by: Actor, comment: str = "") -> Outcome:
+    """Let workers take jobs again."""
+
+    def decide(worker: Worker) -> dict[str, Any]:
+        if worker.requested != Requested.MAINTENANCE:
+            raise Skip("it is not in maintenance")
+        return _wished(Requested.ACTIVE, by=by, comment="", until=None)
+
+    return _change(worker_ids, decide, action="exit_maintenance", by=by, comment=comment)
+
+
+def end_due_maintenance() -> Outcome:
+    """End the maintenance of every worker whose end time has come."""
+    due = Worker.objects.filter(requested=Requested.MAINTENANCE, requested_until__lte=Now())
+    ids = list(due.values_list("pk", flat=True))
+    return exit_maintenance(ids, by=audit.AUTOMATIC, comment="its end time has come") if ids else Outcome()
+
+
+def shut_down(worker_ids: Sequence[int], *, by: Actor, comment: str = "", until: datetime | None = None) -> Outcome:
+    """Let agents finish what they hold and end; what still runs at `until` is stopped. Ends with the next start."""
+
+    def decide(worker: Worker) -> dict[str, Any]:
+        if worker.state in GONE:
+            raise Skip(f"it is {worker.state} already")
+        return _wished(Requested.SHUTDOWN, by=by, comment=comment, until=until)
+
+    return _change(worker_ids, decide, action="shutdown_worker", by=by, comment=comment)
+
+
+def remove(worker_ids: Sequence[int], *, by: Actor, comment: str = "") -> Outcome:
+    """Delete workers that are gone, with their tokens. Their finished jobs stay, without a worker's name."""
+    outcome = Outcome()
+    for pk in worker_ids:
+        with transaction.atomic():
+            worker = Worker.objects.select_for_update().filter(pk=pk).first()
+            if worker is None:
+                continue
+            if worker.state not in GONE:
+                outcome.skip(worker.name, f"it is {worker.state}; only an offline or silent worker can be removed")
+                continue
+            entry = audit.Entry(
+                action="remove_worker",
+                kind="worker",
+                id=worker.pk,
+                name=worker.name,
+                before={"state": worker.state, "queues": worker.effective_queues, "team": worker.team_name},
+            )
+            try:
+                with transaction.atomic():
+                    worker.delete()
+            except IntegrityError:
+                # The database knows jobs; this app does not.
+                outcome.skip(worker.name, "it still holds jobs; revoke them first")
+                continue
+            audit.record([entry], by=by, comment=comment)
+            outcome.done.append(worker.name)
+    return outcome
+
+
+def add_queues(worker_ids: Sequence[int], *, by: Actor, queues: Sequence[str]) -> Outcome:
+    """Let workers serve further queues, also beyond what their enrolment lets their agents ask for."""
+
+    def decide(worker: Worker) -> dict[str, Any]:
+        served = worker.effective_queues
+        if served is None:
+            raise Skip("it serves every queue already")
+        if not set(queues) - set(served):
+            raise Skip("it serves them already")
+        return {"queues_override": [*served, *(queue for queue in queues if queue not in served)]}
+
+    return _change(worker_ids, decide, action="add_worker_queues", by=by)
+
+
+def remove_queues(worker_ids: Sequence[int], *, by: Actor, queues: Sequence[str]) -> Outcome:
+    """Let workers serve these queues no more; one that loses its last queue serves none."""
+
+    def decide(worker: Worker) -> dict[str, Any]:
+        served = worker.effective_queues
+        if served is None:
+            raise Skip("it serves every queue; set its queues first")
+        if not set(queues) & set(served):
+            raise Skip("it does not serve them")
+        return {"queues_override": [queue for queue in served if queue not in queues]}
+
+    return _change(worker_ids, decide, action="remove_worker_queues", by=by)
+
+
+def set_queues(worker_ids: Sequence[int], *, by: Actor, queues: Sequence[str] | None) -> Outcome:
+    """Let workers serve exactly these queues; None leaves it to their agents again."""
+
+    def decide(worker: Worker) -> dict[str, Any]:
+        wanted = None if queues is None else list(queues)
+        if worker.queues_override == wanted:
+            raise Skip("it has exactly these already" if wanted is not None else "its agent decides already")
+        return {"queues_override": wanted}
+
+    return _change(worker_ids, decide, action="set_worker_queues", by=by)
+
+
+def set_concurrency(worker_ids: Sequence[int], *, by: Actor, concurrency: int | None) -> Outcome:
+    """Set how many slots workers may fill; None leaves it to their agents again."""
+
+    def decide(worker: Worker) -> dict[str, Any]:
+        if worker.concurrency_override == concurrency:
+            raise Skip("it has that already" if concurrency is not None else "its agent decides already")
+        return {"concurrency_override": concurrency}
+
+    return _change(worker_ids, decide, action="set_worker_concurrency", by=by)
+
+
+def _wish(
+    worker_ids: Sequence[int], wish: Requested, *, action: str, by: Actor, comment: str, until: datetime | None
+) -> Outcome:
+    wished = _wished(wish, by=by, comment=comment, until=until)
+    return _change(worker_ids, lambda worker: wished, action=action, by=by, comment=comment)
+
+
+def _wished(wish: Requested, *, by: Actor, comment: str, until: datetime | None) -> dict[str, Any]:
+    return dict(zip(_WISH, (wish.value, by.name, Now(), comment, until), strict=True))
+
+
+def _change(
+    worker_ids: Sequence[int],
+    decide: Callable[[Worker], dict[str, Any]],
+    *,
+    action: str,
+    by: Actor,
+    comment: str = "",
+) -> Outcome:
+    """Change each worker as `decide` says, or skip it for the reason that `decide` raises."""
+    outcome, changed, entries, fields = Outcome(), [], [], {"state"}
+    with transaction.atomic():
+        rows = Worker.objects.select_for_update(no_key=True).filter(pk__in=worker_ids).order_by("pk")
+        for worker in rows:
+            try:
+                columns = decide(worker)
+            except Skip as skip:
+                outcome.skip(worker.name, str(skip))
+                continue
+            told = [name for name in columns if name not in ("requested_at", "requested_by")]
+            before = {name: getattr(worker, name) for name in told}
+            for name, value in columns.items():
+                setattr(worker, name, value)
+            worker.state = _state(worker)
+            entries.append(
+                audit.Entry(
+                    action=action,
+                    kind="worker",
+                    id=worker.pk,
+                    name=worker.name,
+                    before=before,
+                    after={name: columns[name] for name in told},
+                )
+            )
+            changed.append(worker)
+            fields |= columns.keys()
+        Worker.objects.bulk_update(changed, sorted(fields))
+        audit.record(entries, by=by, comment=comment)
+        notices.announce(worker.pk for worker in changed)
+    outcome.done = [worker.name for worker in changed]
+    return outcome
+
+
+def _state(worker: Worker) -> Shown:
+    silent = worker.state in GONE and worker.reported != Reported.OFFLINE
+    return shown_state(requested=Requested(worker.requested), reported=Reported(worker.reported), silent=silent)
