@@ -53,6 +53,9 @@ CSRF_TRUSTED_ORIGINS = EDGECONTROL.trusted_origins
 DATABASES = {"default": _database()}
 
 INSTALLED_APPS = [
+    # Before Django's own admin, whose templates they replace.
+    "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
