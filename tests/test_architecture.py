@@ -30,7 +30,7 @@ LAYERS = {
         ["operations", "enrolment"],
         ["auth", "personal_tokens", "wishes"],
         ["registry"],
-        ["audit", "notices"],
+        ["audit", "notices", "versions"],
         ["models"],
         ["states", "errors", "outcomes", "credentials"],
     ],
