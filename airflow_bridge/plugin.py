@@ -1,5 +1,4 @@
-"""EdgeControl's links in Airflow's Admin menu: which there are and where they lead; no page is served here, and nothing
-here ever raises."""
+"""The links in Airflow's Admin menu and where they lead; no page is served here, and nothing here ever raises."""
 
 from __future__ import annotations
 

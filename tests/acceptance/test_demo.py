@@ -16,9 +16,11 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import requests
 from psycopg.rows import dict_row
 
 from deploy.demo.demo import Demo, Outcome
+from deploy.demo.environments import ADMIN
 from deploy.demo.parts import DAG_ID, WORKER
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -43,6 +45,11 @@ class Run:
     #: What Airflow's REST API showed of tasks that were running, and of all tries in the end.
     live_logs: list[tuple[Try, list[Line]]] = field(default_factory=list)
     final_logs: dict[Try, list[Line]] = field(default_factory=dict)
+    #: What Airflow's UI makes its menus of, and what it complains about there.
+    external_views: list[dict[str, Any]] = field(default_factory=list)
+    plugin_errors: list[dict[str, Any]] = field(default_factory=list)
+    #: Where each of these views leads somebody who logs in there.
+    pages: dict[str, requests.Response] = field(default_factory=dict)
 
     def jobs_of(self, task_id: str) -> list[dict[str, Any]]:
         return [job for job in self.jobs if job["task_id"] == task_id]
@@ -110,6 +117,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         for job in run.jobs:
             one = (job["task_id"], job["map_index"], job["try_number"])
             run.final_logs[one] = log_of(demo, outcome.run_id, one)
+        plugins = demo.airflow.call("GET", "plugins")["plugins"]
+        run.external_views = [view for plugin in plugins for view in plugin["external_views"]]
+        run.plugin_errors = demo.airflow.call("GET", "plugins/importErrors")["import_errors"]
+        run.pages = {view["name"]: page_behind_login(demo, view["href"]) for view in run.external_views}
         yield run
 
 
@@ -172,6 +183,16 @@ def test_airflow_keeps_no_task_log_of_its_own(run: Run) -> None:
     assert files == []
 
 
+def test_airflows_admin_menu_has_links_to_the_lists_of_workers_and_jobs(run: Run) -> None:
+    places = {view["name"]: (view["category"], view["destination"], view["url_route"]) for view in run.external_views}
+    # With a `url_route` Airflow would show the page in a frame, which the admin forbids.
+    assert places == dict.fromkeys(["Edge Worker Hosts", "Edge Worker Jobs"], ("admin", "nav", None))
+    assert run.plugin_errors == []
+    for view in run.external_views:
+        page = run.pages[view["name"]]
+        assert (page.status_code, page.url) == (200, view["href"])
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -185,6 +206,18 @@ def log_of(demo: Demo, run_id: str, one: Try) -> list[Line]:
     content = demo.airflow.log(DAG_ID, run_id, *one)
     lines = [line for line in content if isinstance(line, dict) and line.get("timestamp")]
     return without_equal_neighbours([line_of(line) for line in lines])
+
+
+def page_behind_login(demo: Demo, url: str) -> requests.Response:
+    """The page that somebody sees who follows a link and logs in to the Django admin."""
+    with requests.Session() as browser:
+        browser.trust_env = False
+        login = browser.get(url, timeout=30)
+        form = {
+            "csrfmiddlewaretoken": browser.cookies.get("csrftoken", ""),
+            "next": url.removeprefix(demo.programs.control_plane_url),
+        }
+        return browser.post(login.url, {**form, "username": ADMIN, "password": demo.programs.password}, timeout=30)
 
 
 def parsed(data: bytes) -> list[Line]:
