@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.db import OperationalError, connection
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from jobs_app import logs
@@ -94,7 +96,7 @@ class TestCredentials:
         caller = agent()
         good(caller.heartbeat())
         auth.revoke([caller.worker.pk], by=OPS)
-        assert "create_worker_token" in refusal(caller.heartbeat(), 401, "bad_token")
+        assert "python -m agent enrol" in refusal(caller.heartbeat(), 401, "bad_token")
         refusal(caller.register(), 401, "bad_token")
 
     @pytest.mark.parametrize("name", ENDPOINTS)
@@ -172,6 +174,7 @@ class TestRegister:
             "queues": ["a"],
             "concurrency": 4,
             "revision": Worker.objects.get(pk=caller.worker.pk).revision,
+            "deadline_seconds": None,
             "gone": [],
         }
         good(caller.claim(revision=body["revision"]))
@@ -246,6 +249,14 @@ class TestRegister:
 
 
 class TestHeartbeat:
+    def test_a_shutdown_with_an_end_says_how_many_seconds_are_left(self, agent: Any) -> None:
+        caller = agent()
+        wishes.shut_down([caller.worker.pk], by=OPS, until=timezone.now() + timedelta(minutes=10))
+        assert 590 < good(caller.heartbeat())["deadline_seconds"] <= 600
+        # An end of maintenance is not the agent's business.
+        wishes.request_maintenance([caller.worker.pk], by=OPS, comment="x", until=timezone.now() + timedelta(hours=1))
+        assert good(caller.heartbeat())["deadline_seconds"] is None
+
     def test_the_answer_brings_the_orders(self, agent: Make) -> None:
         caller = agent(concurrency_override=3, allowed_queues=["a", "b"])
         wishes.request_maintenance([caller.worker.pk], by=OPS, comment="disk")
@@ -256,6 +267,7 @@ class TestHeartbeat:
             "queues": ["b"],
             "concurrency": 3,
             "revision": Worker.objects.get(pk=caller.worker.pk).revision,
+            "deadline_seconds": None,
             "gone": [],
         }
 

@@ -653,7 +653,7 @@ class TestRevoke:
         self, make_worker: Make, make_job: Make, open_state: str
     ) -> None:
         job = make_job(state=open_state, **({} if open_state == "queued" else {"worker": make_worker()}))
-        assert lifecycle.revoke([job.pk], by=OPS, comment="wrong data") == 1
+        assert lifecycle.revoke([job.pk], by=OPS, comment="wrong data").done == [str(job)]
         job.refresh_from_db()
         assert (job.state, job.reason, job.token) == ("revoked", "revoked by ops: wrong data", None)
         assert job.finished_at is not None
@@ -661,7 +661,7 @@ class TestRevoke:
     @pytest.mark.parametrize("ended", sorted(FINAL))
     def test_a_job_that_has_ended_stays_as_it_ended(self, make_job: Make, ended: str) -> None:
         job = make_job(state=ended, reason="as it was")
-        assert lifecycle.revoke([job.pk, uuid.uuid4()], by=OPS) == 0
+        assert lifecycle.revoke([job.pk, uuid.uuid4()], by=OPS).skipped == [(str(job), f"it is {ended} already")]
         job.refresh_from_db()
         assert (job.state, job.reason) == (ended, "as it was")
 

@@ -13,8 +13,8 @@ from django.db import IntegrityError, connection, transaction
 from tests.integration.people import OPS
 from workers_app import registry, wishes
 from workers_app.models import Worker
-from workers_app.registry import Introduction, InvalidName, NameTaken, SessionReplaced, StillThere
-from workers_app.states import Reported, Requested
+from workers_app.registry import Introduction, InvalidName, NameTaken, SessionReplaced
+from workers_app.states import Reported
 
 Make = Callable[..., Any]
 
@@ -248,39 +248,6 @@ class TestHeartbeat:
         assert (row.requested, row.reported, row.state) == ("maintenance", "running", "maintenance request")
 
 
-class TestWishes:
-    def test_a_wish_is_noted_with_who_when_and_why_and_announced(
-        self, make_worker: Make, second_connection: psycopg.Connection[Any]
-    ) -> None:
-        second_connection.autocommit = True
-        second_connection.execute("LISTEN edgecontrol_worker")
-        worker, other = make_worker(reported="running", state="running"), make_worker()
-        assert wishes.request_maintenance([worker.pk], by=OPS, comment="disk") == 1
-        row = fresh(worker)
-        assert (row.requested, row.requested_by, row.requested_comment) == ("maintenance", "ops", "disk")
-        assert (row.state, row.revision) == ("maintenance request", worker.revision + 1)
-        assert row.requested_at is not None
-        assert fresh(other).requested == "active"
-        (notice,) = second_connection.notifies(timeout=5, stop_after=1)
-        assert notice.payload == f'{{"worker": {worker.pk}}}'
-
-    def test_the_last_wish_wins(self, make_worker: Make) -> None:
-        worker = make_worker()
-        for wish in (Requested.SHUTDOWN, Requested.MAINTENANCE, Requested.ACTIVE):
-            registry.request(worker_ids=[worker.pk], wish=wish, by="ops")
-        assert (fresh(worker).requested, fresh(worker).state) == ("active", "idle")
-
-    def test_a_wish_does_not_bring_a_silent_worker_back_to_life(self, make_worker: Make) -> None:
-        worker = make_worker(state="unknown", reported="running")
-        wishes.request_maintenance([worker.pk], by=OPS, comment="disk")
-        assert fresh(worker).state == "offline maintenance"
-        wishes.exit_maintenance([worker.pk], by=OPS)
-        assert fresh(worker).state == "unknown"
-
-    def test_unknown_workers_are_not_counted(self, db: None) -> None:
-        assert wishes.shut_down([-1], by=OPS) == 0
-
-
 class TestMarkSilent:
     @pytest.mark.parametrize(
         ("reported", "requested", "seconds", "shown"),
@@ -330,32 +297,3 @@ class TestMarkSilent:
             make_worker(heard_seconds_ago=200)
         with django_assert_num_queries(3):
             registry.mark_silent(after_seconds=100)
-
-
-class TestRemove:
-    @pytest.mark.parametrize("state", ["offline", "unknown", "offline maintenance"])
-    def test_a_worker_that_is_gone_can_be_removed_and_its_history_stays(
-        self, make_worker: Make, make_job: Make, state: str
-    ) -> None:
-        worker = make_worker(state=state)
-        job = make_job(worker=worker, state="success")
-        registry.remove(worker=worker)
-        assert not Worker.objects.filter(pk=worker.pk).exists()
-        job.refresh_from_db()
-        assert (job.state, job.worker_id) == ("success", None)
-
-    @pytest.mark.parametrize("state", ["starting", "idle", "running", "maintenance mode", "terminating"])
-    def test_a_worker_that_is_there_cannot(self, make_worker: Make, state: str) -> None:
-        worker = make_worker(state=state)
-        with pytest.raises(StillThere, match=state):
-            registry.remove(worker=worker)
-        assert Worker.objects.filter(pk=worker.pk).exists()
-
-    @pytest.mark.parametrize("held", ["claimed", "running"])
-    def test_a_worker_that_holds_jobs_cannot(self, make_worker: Make, make_job: Make, held: str) -> None:
-        worker = make_worker(state="unknown")
-        job = make_job(worker=worker, state=held)
-        with pytest.raises(StillThere, match="holds jobs"):
-            registry.remove(worker=worker)
-        job.refresh_from_db()
-        assert job.worker_id == worker.pk
