@@ -6,7 +6,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-demo accept lint format lock bench clean
+.PHONY: help demo serve test test-unit test-demo test-browser accept lint format lock bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-unit: $(READY) ## the tests that need neither database nor network
 
 test-demo: $(READY) ## the example DAG on real Airflow, compared with the job table, the logs and the machine's files
 	@$(BIN)/python -m pytest tests/acceptance/test_demo.py
+
+test-browser: $(READY) ## a walk through the admin in Chromium, with a real agent (SCREENSHOTS=FOLDER: take the pictures of the docs)
+	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/acceptance/test_browser_walk.py
 
 accept: $(READY) ## everything, with real Airflow runs
 	@$(BIN)/python -m pytest

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.browser import Operators, chromium
 from tests.acceptance.site import Site
 from tests.integration.agent.conftest import Agent
 from tests.integration.agent.control_plane import ControlPlane
@@ -41,3 +42,9 @@ def start_agent(tmp_path: Path, site: Site) -> Iterator[Callable[..., Agent]]:
     yield start
     for agent in agents:
         agent.clean_up()
+
+
+@pytest.fixture
+def operators(site: Site) -> Iterator[Operators]:
+    with chromium() as browser:
+        yield Operators(site=site, browser=browser)

@@ -67,8 +67,9 @@ class Site:
         assert path.stat().st_mode & 0o777 == 0o600
         return path.read_text().splitlines()[0]
 
-    def enqueue(self, *tasks: dict[str, Any], slots: int = 1) -> list[uuid.UUID]:
-        jobs = [new_job(task, slots=slots) for task in tasks]
+    def enqueue(self, *tasks: dict[str, Any], **columns: Any) -> list[uuid.UUID]:
+        """Queue jobs as Airflow's scheduler does, one for each of the stand-in's tasks."""
+        jobs = [new_job(task, **columns) for task in tasks]
         self.store.enqueue(jobs)
         return [job.id for job in jobs]
 
@@ -94,9 +95,17 @@ class Site:
             self.store.close()
 
 
-def new_job(task: dict[str, Any], *, slots: int = 1) -> NewJob:
+def new_job(
+    task: dict[str, Any],
+    *,
+    slots: int = 1,
+    queue: str = "floor",
+    dag_id: str = "d",
+    task_id: str = "",
+    run_id: str = "r",
+) -> NewJob:
     airflow_id = uuid.uuid4()
-    path = f"dag_id=d/run_id=r/task_id={airflow_id}/attempt=1.log"
+    path = f"dag_id={dag_id}/run_id={run_id}/task_id={task_id or airflow_id}/attempt=1.log"
     workload = {"type": "ExecuteTask", "ti": {"id": str(airflow_id), "task": task}, "log_path": path}
     return NewJob(
         id=uuid.uuid4(),
@@ -104,10 +113,14 @@ def new_job(task: dict[str, Any], *, slots: int = 1) -> NewJob:
         airflow_id=airflow_id,
         workload=workload,
         token=f"token-of-{airflow_id}",
-        queue="floor",
+        queue=queue,
         slots=slots,
         priority=1,
         team_name="",
         dispatcher=uuid.uuid4(),
+        dag_id=dag_id,
+        task_id=task_id or str(airflow_id),
+        run_id=run_id,
+        try_number=1,
         log_path=path,
     )
