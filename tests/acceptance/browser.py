@@ -1,0 +1,103 @@
+"""Chromium as an operator's browser: log in by role, see that a page is accessible, take its pictures for the docs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.acceptance.site import Site
+
+PASSWORD = "a long walk in the park"
+#: Group -> user name.
+ROLES = {"viewer": "vera", "operator": "otto", "administrator": "ada"}
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+_MAKE_USERS = """
+from django.contrib.auth.models import Group, User
+for group, name in {roles!r}.items():
+    user = User.objects.create_user(name, password={password!r}, is_staff=True, first_name=name.title())
+    user.groups.add(Group.objects.get(name=group))
+"""
+#: Where `SCREENSHOTS=docs/images make test-browser` puts them.
+_PICTURES = os.environ.get("SCREENSHOTS")
+DESK, PHONE = {"width": 1360, "height": 850}, {"width": 390, "height": 844}
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium. Without one the test is skipped on a developer's machine, and fails in CI."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        message = "no Chromium on this machine: apt-get install chromium"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=_ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Operators:
+    """The people of a site, each with a browser window of their own."""
+
+    def __init__(self, *, site: Site, browser: Browser) -> None:
+        self._site = site
+        self._browser = browser
+        site.manage("shell", "-c", _MAKE_USERS.format(roles=ROLES, password=PASSWORD))
+
+    def log_in(self, role: str) -> Page:
+        """A window in which this role has logged in by the form, as a person does."""
+        context = self._browser.new_context(base_url=self._site.url, viewport=DESK, reduced_motion="reduce")
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.goto("/admin/")
+        page.get_by_label("Username").fill(ROLES[role])
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url("**/admin/")
+        return page
+
+
+def look(page: Page, name: str) -> None:
+    """Assert that the page is accessible as it is now: in light and dark, at a desk and on a phone."""
+    found = []
+    for scheme, size in (("light", DESK), ("dark", DESK), ("light", PHONE), ("dark", PHONE)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size(size)
+        page.wait_for_timeout(150)
+        where = f"{name}, {scheme}, {size['width']} px"
+        found += [f"{where}: {violation}" for violation in _violations(page)]
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        if wide > size["width"]:
+            found.append(f"{where}: the page is {wide} px wide")
+        if _PICTURES and (scheme, size) != ("dark", PHONE):
+            kind = "phone" if size is PHONE else scheme
+            Path(_PICTURES).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=f"{_PICTURES}/{name}-{kind}.png")
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size(DESK)
+    assert not found, "\n".join(found)
+
+
+def _violations(page: Page) -> Iterator[str]:
+    result: Any = Axe().run(page, options={"resultTypes": ["violations"]})
+    for violation in result.response["violations"]:
+        if violation["impact"] in ("serious", "critical"):
+            nodes = "; ".join(node["html"][:200] for node in violation["nodes"][:5])
+            yield f"{violation['id']} ({violation['help']}): {nodes}"
