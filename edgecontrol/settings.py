@@ -142,6 +142,12 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
 }
 
+UNFOLD = {
+    "SITE_TITLE": "EdgeControl",
+    "SITE_HEADER": "EdgeControl",
+    "STYLES": ["edgecontrol.admin_site.stylesheet"],
+}
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
