@@ -21,6 +21,7 @@ from workers_app.errors import Refusal
 from workers_app.operations import InvalidParameter
 from workers_app.personal_tokens import BadPersonalToken
 from workers_app.registry import BeingChanged, InvalidName, NameTaken, OutdatedAgent, SessionReplaced
+from workers_app.selection import InvalidPattern
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ STATUS: dict[type[Refusal], int] = {
     InvalidParameter: status.HTTP_400_BAD_REQUEST,
     InvalidWorkerToken: status.HTTP_400_BAD_REQUEST,
     InvalidName: status.HTTP_400_BAD_REQUEST,
+    InvalidPattern: status.HTTP_400_BAD_REQUEST,
     NameTaken: status.HTTP_409_CONFLICT,
     SessionReplaced: status.HTTP_409_CONFLICT,
     OutdatedAgent: status.HTTP_426_UPGRADE_REQUIRED,

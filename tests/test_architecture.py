@@ -27,10 +27,11 @@ BROUGHT_BY_AIRFLOW = {"airflow", "httpx", "pydantic", "setproctitle"}
 LAYERS = {
     "workers_app": [
         ["admin", "agent_api", "operator_api", "management"],
+        ["admin_operations"],
         ["operations", "enrolment"],
         ["auth", "personal_tokens", "wishes"],
         ["registry"],
-        ["audit", "notices", "versions"],
+        ["audit", "notices", "selection", "versions"],
         ["models"],
         ["states", "errors", "outcomes", "credentials"],
     ],
