@@ -28,7 +28,8 @@ LAYERS = {
     "workers_app": [
         ["admin", "agent_api", "operator_api", "management"],
         ["admin_operations"],
-        ["operations", "enrolment"],
+        ["operations"],
+        ["enrolment"],
         ["auth", "personal_tokens", "wishes"],
         ["registry"],
         ["audit", "notices", "selection", "versions"],

@@ -21,12 +21,6 @@ def text(answer: Any) -> str:
     return str(answer.content.decode())
 
 
-def act(client: Client, action: str, *workers: Worker, **said: str) -> str:
-    """Choose an action for these workers and return the page that follows."""
-    form = {"action": action, "_selected_action": [worker.pk for worker in workers], "comment": ""} | said
-    return text(client.post(LIST, form, follow=True))
-
-
 def fresh(worker: Worker) -> Worker:
     return Worker.objects.get(pk=worker.pk)
 
@@ -78,65 +72,6 @@ def test_a_worker_cannot_be_changed_added_or_deleted_by_hand(ops: Client, make_w
     assert ops.post(f"{LIST}{worker.pk}/delete/", {"post": "yes"}).status_code == 403
     ops.post(LIST, {"action": "delete_selected", "_selected_action": [worker.pk], "post": "yes"})
     assert Worker.objects.filter(pk=worker.pk).exists()
-
-
-def test_maintenance_is_requested_with_a_comment(ops: Client, make_worker: Make) -> None:
-    workers = [make_worker(), make_worker()]
-    page = act(ops, "request_maintenance", *workers, comment=" new disk ")
-    assert "Maintenance requested of 2 workers." in page
-    row = fresh(workers[0])
-    assert (row.requested, row.requested_by, row.requested_comment) == ("maintenance", "ops", "new disk")
-    assert (row.state, row.revision) == ("maintenance request", workers[0].revision + 1)
-
-
-@pytest.mark.parametrize("comment", ["", "   "])
-def test_maintenance_without_a_comment_is_not_requested(ops: Client, make_worker: Make, comment: str) -> None:
-    worker = make_worker()
-    assert "needs a comment" in act(ops, "request_maintenance", worker, comment=comment)
-    assert fresh(worker).requested == "active"
-
-
-def test_leaving_maintenance_concerns_only_those_that_are_in_it(ops: Client, make_worker: Make) -> None:
-    resting, leaving = make_worker(requested="maintenance", reported="maintenance"), make_worker(requested="shutdown")
-    assert "Active requested of 1 workers." in act(ops, "exit_maintenance", resting, leaving)
-    assert (fresh(resting).requested, fresh(leaving).requested) == ("active", "shutdown")
-    assert fresh(resting).state == "maintenance exit"
-
-
-def test_shutting_down(ops: Client, make_worker: Make) -> None:
-    worker = make_worker()
-    assert "Shutdown requested of 1 workers." in act(ops, "shut_down", worker)
-    assert fresh(worker).state == "shutdown request"
-
-
-def test_revoking_tokens_locks_the_machine_out(ops: Client, make_worker: Make) -> None:
-    worker, other = make_worker(), make_worker()
-    token, kept = auth.issue(worker=worker, by=OPS), auth.issue(worker=other, by=OPS)
-    assert "1 tokens revoked." in act(ops, "revoke_tokens", worker)
-    with pytest.raises(auth.BadToken):
-        auth.recognise(token)
-    auth.recognise(kept)
-
-
-def test_removing_keeps_those_that_are_there_and_says_why(ops: Client, make_worker: Make, make_job: Make) -> None:
-    gone, there, holding = make_worker(state="unknown"), make_worker("here"), make_worker("busy", state="unknown")
-    make_job(worker=holding)
-    page = act(ops, "remove", gone, there, holding)
-    assert "1 workers removed." in page
-    assert "Here is idle" in page
-    assert "Busy still holds jobs" in page
-    assert set(Worker.objects.values_list("pk", flat=True)) == {there.pk, holding.pk}
-
-
-@pytest.mark.parametrize("action", ["request_maintenance", "exit_maintenance", "shut_down", "revoke_tokens", "remove"])
-def test_somebody_who_may_only_look_cannot_act(staff: Callable[..., Client], make_worker: Make, action: str) -> None:
-    worker = make_worker(state="offline", requested="maintenance")
-    auth.issue(worker=worker, by=OPS)
-    looker = staff("view_worker")
-    assert worker.name in text(looker.get(LIST))
-    looker.post(LIST, {"action": action, "_selected_action": [worker.pk], "comment": "mine"})
-    assert (fresh(worker).requested, fresh(worker).requested_by) == ("maintenance", "")
-    assert WorkerToken.objects.filter(revoked_at=None).count() == 1
 
 
 def test_staff_without_permission_sees_nothing(staff: Callable[..., Client], make_worker: Make) -> None:
