@@ -16,7 +16,7 @@ from edgecontrol.hub import Busy
 from jobs_app.lifecycle import StaleAttempt
 from jobs_app.logs import LogFull, WrongOffset
 from workers_app.auth import BadToken
-from workers_app.enrolment import BadEnrolmentToken, InvalidWorkerToken
+from workers_app.enrolment import BadEnrolmentToken, InvalidValidity, InvalidWorkerToken
 from workers_app.errors import Refusal
 from workers_app.operations import InvalidParameter
 from workers_app.personal_tokens import BadPersonalToken
@@ -30,6 +30,7 @@ STATUS: dict[type[Refusal], int] = {
     BadEnrolmentToken: status.HTTP_401_UNAUTHORIZED,
     BadPersonalToken: status.HTTP_401_UNAUTHORIZED,
     InvalidParameter: status.HTTP_400_BAD_REQUEST,
+    InvalidValidity: status.HTTP_400_BAD_REQUEST,
     InvalidWorkerToken: status.HTTP_400_BAD_REQUEST,
     InvalidName: status.HTTP_400_BAD_REQUEST,
     InvalidPattern: status.HTTP_400_BAD_REQUEST,

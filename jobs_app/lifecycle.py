@@ -289,7 +289,7 @@ def revoke(job_ids: Iterable[UUID], *, by: Actor, comment: str = "") -> Outcome:
             if job.state in sources(JobState.REVOKED):
                 rows.append(job)
             else:
-                outcome.skip(str(job), f"it is {job.state} already")
+                outcome.skip(str(job), f"it is {job.state} already", id=job.pk)
         Job.objects.filter(pk__in=[job.pk for job in rows]).update(**_ending(JobState.REVOKED, because))
         audit.record(
             (
@@ -307,7 +307,7 @@ def revoke(job_ids: Iterable[UUID], *, by: Actor, comment: str = "") -> Outcome:
             comment=comment,
         )
         worker_notices.announce(job.worker_id for job in rows if job.worker_id is not None)
-    outcome.done = [str(job) for job in rows]
+    outcome.done, outcome.done_ids = [str(job) for job in rows], [job.pk for job in rows]
     return outcome
 
 

@@ -24,7 +24,9 @@ def announce(jobs: Iterable[tuple[str, str, int]]) -> None:
 
 
 def announce_queues(names: Iterable[str]) -> None:
-    """Wake every poll: what these queues hand out has changed. Rare, so nothing finer is needed."""
-    payload = json.dumps({"queues": sorted(names)})
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, %s)", [JOBS_CHANNEL, payload])
+    """Wake every poll of these queues: what they hand out has changed."""
+    # One each: a payload has at most 8,000 bytes.
+    payloads = [json.dumps({"queues": [name]}) for name in sorted(names)]
+    if payloads:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS payload", [JOBS_CHANNEL, payloads])

@@ -20,7 +20,9 @@ from workers_app.models import EnrolmentToken, Worker
 from workers_app.outcomes import Outcome
 
 VALID_FOR = timedelta(minutes=15)
-LONGEST = timedelta(days=7)
+SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=7)
+#: Tokens that a machine could still show, by the database's clock.
+USABLE = Q(used_at=None, revoked_at=None) & (Q(expires_at=None) | Q(expires_at__gt=Now()))
 
 
 class BadEnrolmentToken(Refusal):
@@ -28,6 +30,12 @@ class BadEnrolmentToken(Refusal):
     `manage.py create_enrolment_token`."""
 
     code = "bad_enrolment_token"
+
+
+class InvalidValidity(Refusal):
+    """An enrolment token is valid for one minute to seven days."""
+
+    code = "invalid_request"
 
 
 class InvalidWorkerToken(Refusal):
@@ -48,9 +56,11 @@ def create(
     """Make a token for the machine `name`; return it with its text, which cannot be shown again.
 
     `replace`: the machine exists and was set up anew; it keeps its queues and team, and its older tokens
-    are revoked when this one is used. Raises NameTaken for an existing name without it, or InvalidName.
+    are revoked when this one is used. Raises NameTaken for an existing name without it, InvalidName, InvalidValidity.
     """
     registry.check_name(name)
+    if not SHORTEST <= valid_for <= LONGEST:
+        raise InvalidValidity
     worker = Worker.objects.filter(name=name).first()
     if worker and not replace:
         raise registry.NameTaken(
@@ -67,7 +77,7 @@ def create(
             team_name=worker.team_name if worker else team_name,
             replace=worker is not None,
             created_by=by.name,
-            expires_at=Now() + min(valid_for, LONGEST),
+            expires_at=Now() + valid_for,
         )
         token.refresh_from_db()
         after = {"queues": queues, "team": token.team_name, "replace": token.replace, "expires_at": token.expires_at}

@@ -15,13 +15,16 @@ from typing import Any
 
 from django.utils import timezone
 
-from workers_app import auth, wishes
+from workers_app import auth, enrolment, wishes
 from workers_app.audit import Actor
 from workers_app.errors import Refusal
 from workers_app.outcomes import Outcome
 
 LONGEST_COMMENT = 1000
+#: Airflow's own column of a task's queue is as long.
+LONGEST_QUEUE = 256
 MOST_SLOTS = 10_000
+FURTHEST_AHEAD = timedelta(days=366)
 
 
 class InvalidParameter(Refusal):
@@ -31,23 +34,38 @@ class InvalidParameter(Refusal):
 
 
 def comment(value: Any) -> str:
-    text = str(value or "").strip()
-    if len(text) > LONGEST_COMMENT or "\0" in text:
+    if value is not None and not isinstance(value, str):
+        raise InvalidParameter("must be a text")
+    text = (value or "").strip()
+    if len(text) > LONGEST_COMMENT or "\0" in text or not _encodable(text):
         raise InvalidParameter(f"has more than {LONGEST_COMMENT} characters, or one that cannot be stored")
     return text
 
 
+def _encodable(text: str) -> bool:
+    """False for half of a surrogate pair, which comes from JSON and from odd command lines."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def queues(value: Any) -> list[str] | None:
     """A comma-separated text or a list; None when there is none."""
-    parts = value.split(",") if isinstance(value, str) else list(value or ())
-    names = list(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+    parts = value.split(",") if isinstance(value, str) else [] if value is None else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise InvalidParameter("must be names of queues")
+    names = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not all(name.isprintable() for name in names):
         raise InvalidParameter("has a queue name with characters that cannot be shown")
+    if any(len(name) > LONGEST_QUEUE for name in names):
+        raise InvalidParameter(f"has a queue name of more than {LONGEST_QUEUE} characters")
     return names or None
 
 
 def slots(value: Any) -> int | None:
-    if value in (None, ""):
+    if value is None or value == "":
         return None
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,5}", str(value)) or not 1 <= int(value) <= MOST_SLOTS:
         raise InvalidParameter(f"must be a whole number from 1 to {MOST_SLOTS}")
@@ -61,7 +79,9 @@ def moment(value: Any) -> datetime | None:
     """A span from now such as `90m`, `2h` or `1d 12h`, or a moment such as `2026-11-22 18:00` (UTC unless it says)."""
     if isinstance(value, datetime):
         found = value if value.tzinfo else value.replace(tzinfo=UTC)
-    elif not (text := str(value or "").strip()):
+    elif value is not None and not isinstance(value, str):
+        raise InvalidParameter("must be a span such as 90m or 2h, or a moment such as 2026-11-22 18:00")
+    elif not (text := (value or "").strip()):
         return None
     elif (span := _SPAN.fullmatch(text)) and any(span.groups()):
         days, hours, minutes = (int(part or 0) for part in span.groups())
@@ -74,6 +94,8 @@ def moment(value: Any) -> datetime | None:
         found = found if found.tzinfo else found.replace(tzinfo=UTC)
     if found <= timezone.now():
         raise InvalidParameter("lies in the past")
+    if found > timezone.now() + FURTHEST_AHEAD:
+        raise InvalidParameter("lies more than a year ahead")
     return found
 
 
@@ -249,6 +271,14 @@ REVOKE_TOKEN = Operation(
     parameters=(_COMMENT,),
     grave=True,
 )
+REVOKE_ENROLMENT_TOKEN = Operation(
+    name="revoke_enrolment_token",
+    label="Revoke",
+    help="Nobody can enrol with the token any more.",
+    icon="key_off",
+    permission="workers_app.add_enrolmenttoken",
+    call=enrolment.revoke,
+)
 
 #: In the order in which people meet them.
 WORKERS = (
@@ -263,3 +293,4 @@ WORKERS = (
     REVOKE_TOKEN,
     REMOVE_WORKER,
 )
+ENROLMENTS = (REVOKE_ENROLMENT_TOKEN,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -12,9 +13,14 @@ class Outcome:
     done: list[str] = field(default_factory=list)
     #: (name, why).
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    #: The primary keys of `done` and of `skipped`, in the same order; only where names do not tell subjects apart.
+    done_ids: list[Any] = field(default_factory=list)
+    skipped_ids: list[Any] = field(default_factory=list)
 
-    def skip(self, name: str, why: str) -> None:
+    def skip(self, name: str, why: str, *, id: Any = None) -> None:
         self.skipped.append((name, why))
+        if id is not None:
+            self.skipped_ids.append(id)
 
     def sentence(self, what: str) -> str:
         """For people: `Request maintenance: 2 done, 1 skipped (press-7: it is offline).`"""
