@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,19 @@ def test_a_jobs_state_has_one_writer_on_each_side_of_the_seam() -> None:
         if WRITES_STATE.search(path.read_text())
     }
     assert writers == {"jobs_app/lifecycle.py", "airflow_bridge/store.py"}
+
+
+def test_every_template_and_static_file_is_in_the_wheel() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
+    files = [
+        path
+        for package in sorted(SERVER)
+        for folder in ("templates", "static")
+        for path in (ROOT / package / folder).rglob("*")
+        if path.is_file()
+    ]
+    packed = {path for package in SERVER for pattern in patterns for path in (ROOT / package).glob(pattern)}
+    assert not [str(path.relative_to(ROOT)) for path in files if path not in packed]
 
 
 def test_only_one_module_of_the_server_reads_the_environment() -> None:
