@@ -112,6 +112,7 @@ class Environments:
             "EDGECONTROL_LISTEN": f"127.0.0.1:{self.control_plane_port}",
             "EDGECONTROL_SECRET_KEY": self.secrets["django"],
             "EDGECONTROL_EXECUTION_API_URL": f"{self.airflow_url}/execution/",
+            "EDGECONTROL_AIRFLOW_URL": self.airflow_url,
             "EDGECONTROL_PROCESSES": "1",
             "EDGECONTROL_THREADS": "64",
         }
