@@ -12,8 +12,12 @@ from django.core.management import execute_from_command_line
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "edgecontrol.settings")
+    if os.environ.get("NO_COLOR"):  # as https://no-color.org has it
+        os.environ.setdefault("DJANGO_COLORS", "nocolor")
     try:
         execute_from_command_line(sys.argv)
+    except KeyboardInterrupt:  # before a command could say so itself
+        sys.exit(130)
     except ImproperlyConfigured as error:
         sys.stderr.write(f"edgecontrol: wrong settings:\n{error}\n")
         sys.exit(2)

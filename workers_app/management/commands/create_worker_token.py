@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from django.core.management import BaseCommand, CommandError
 from django.db import transaction
 
 from workers_app import auth, registry
 from workers_app.audit import Actor
-from workers_app.errors import Refusal
+from workers_app.management import secret_file
+from workers_app.management.endings import Refused
+from workers_app.management.fleet_command import FleetCommand
 from workers_app.models import Worker
 
 
-class Command(BaseCommand):
+class Command(FleetCommand):
     help = (
         "Writes a new token for the worker NAME to a file that only its owner can read. "
-        "An unknown NAME becomes a new worker. Exit code 1: refused, with the reason."
+        "An unknown NAME becomes a new worker."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -33,23 +33,20 @@ class Command(BaseCommand):
         parser.add_argument("--force", action="store_true", help="overwrite an existing token file")
 
     def handle(self, *, name: str, file: Path | None, force: bool, days: int | None, **options: Any) -> None:
-        path = file or Path(re.sub(r"[^\w.-]+", "_", name) + ".token")
-        if path.exists() and not force:
-            raise CommandError(f"{path} exists; use --force to overwrite it, or --file for another place")
+        path = file or secret_file.default_path(name, "token")
         try:
+            secret_file.refuse_to_overwrite(path, force=force)
             # The file is there before the commit: a token that cannot be stored is never made.
             with transaction.atomic():
                 worker = Worker.objects.filter(name=name).first()
                 if worker and (options["queues"] is not None or options["team"]):
-                    raise CommandError(f"worker {name!r} exists; --queues and --team are for new workers only")
+                    raise Refused(f"worker {name!r} exists; --queues and --team are for new workers only")
                 worker = worker or self._create(name, options)
                 valid_for = None if days is None else timedelta(days=days)
                 token = auth.issue(worker=worker, valid_for=valid_for, by=Actor.of_command())
-                _write(path, f"{token}\n# worker token of {name}; keep it secret, one machine only\n")
-        except Refusal as refusal:
-            raise CommandError(refusal.detail) from None
+                secret_file.write(path, f"{token}\n# worker token of {name}; keep it secret, one machine only\n")
         except OSError as error:
-            raise CommandError(f"cannot write {path}: {error.strerror}") from None
+            raise Refused(f"cannot write {path}: {error.strerror}") from None
         self.stdout.write(f"token of worker {name!r} written to {path}")
         self.stdout.write(f"on the machine: python -m agent run --url URL --token-file {path}")
 
@@ -61,14 +58,6 @@ class Command(BaseCommand):
 
 
 def _days(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise ArgumentTypeError("a whole number of days, 1 or more")
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
+        raise ArgumentTypeError("must be a whole number of days from 1 to 99999")
     return int(text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file in one step; nobody but its owner can ever read it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as target:
-        target.write(text)
-    temporary.replace(path)

@@ -1,0 +1,51 @@
+"""How commands end: one exit code each, the same for every command; nothing is printed here.
+
+Django prints the name and the text of the exceptions below as one line, without a stack trace.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from django.core.management import CommandError
+
+
+class Code(IntEnum):
+    DONE = 0
+    REFUSED = 1
+    WRONG_USAGE = 2
+    SKIPPED = 3
+    UNFINISHED = 4
+    INTERRUPTED = 130
+
+
+#: One line each, for `--help` and docs/operate.md.
+MEANINGS = {
+    Code.DONE: "all done",
+    Code.REFUSED: "refused or failed, for the reason in the one line on stderr",
+    Code.WRONG_USAGE: "wrong usage: an argument is missing, unknown or wrong",
+    Code.SKIPPED: "done but for some, which were skipped; each has its line on stderr",
+    Code.UNFINISHED: "asked for, but `--wait SECONDS` was too short to see it done",
+    Code.INTERRUPTED: "interrupted by Ctrl-C; what was asked for stands",
+}
+
+
+class Refused(CommandError):
+    """It was refused, or failed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, returncode=Code.REFUSED)
+
+
+class Unfinished(CommandError):
+    """It was asked for, and is not there yet."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, returncode=Code.UNFINISHED)
+
+
+class Interrupted(CommandError):
+    """Somebody pressed Ctrl-C."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, returncode=Code.INTERRUPTED)
