@@ -9,7 +9,7 @@ from uuid import UUID
 
 from jobs_app.models import Job
 from jobs_app.states import FINAL, JobState
-from workers_app.management.endings import Refused
+from workers_app.management.endings import Refused, unknown
 from workers_app.management.operation_command import Chosen, OperationCommand, Subject
 from workers_app.models import Worker
 
@@ -40,23 +40,24 @@ class JobCommand(OperationCommand):
             found = {job.pk: job for job in jobs.filter(pk__in=ids)}
             if missing := [str(pk) for pk in ids if pk not in found]:
                 newest = Job.objects.order_by("-queued_at").values_list("pk", flat=True)[:_NEWEST]
-                raise self.unknown(missing, map(str, newest))
+                raise unknown(self.one, missing, map(str, newest))
             return Chosen([_subject(found[pk]) for pk in ids], in_bulk=False)
         columns = {"dag": "dag_id", "queue": "queue", "state": "state"}
         wanted = {column: options[name] for name, column in columns.items() if options[name] is not None}
         if options["worker"] is not None:
-            wanted["worker"] = self.worker(options["worker"])
+            wanted["worker"] = worker_named(options["worker"])
         subjects = [_subject(job) for job in jobs.filter(state__in=OPEN).filter(**wanted).iterator()]
         if not subjects:
-            raise Refused("no open job is like that; nothing was changed")
+            raise Refused("no open job is like that")
         return Chosen(subjects, in_bulk=True)
 
-    def worker(self, name: str) -> Worker:
-        """Raises Refused when there is none."""
-        worker = Worker.objects.filter(name=name).only("pk").first()
-        if worker is None:
-            raise self.unknown([name], Worker.objects.values_list("name", flat=True), what="worker host")
-        return worker
+
+def worker_named(name: str) -> Worker:
+    """Raises Refused when there is none."""
+    worker = Worker.objects.filter(name=name).only("pk").first()
+    if worker is None:
+        raise unknown("worker host", [name], Worker.objects.values_list("name", flat=True))
+    return worker
 
 
 def _subject(job: Job) -> Subject:

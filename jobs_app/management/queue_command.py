@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs_app.models import Queue
 from workers_app import selection
-from workers_app.management.endings import Refused
+from workers_app.management.endings import Refused, unknown
 from workers_app.management.operation_command import Chosen, OperationCommand, Subject, pattern
 
 
@@ -30,13 +30,13 @@ class QueueCommand(OperationCommand):
         if names:
             found = {queue.name: queue for queue in queues.filter(name__in=names)}
             if missing := [name for name in names if name not in found]:
-                raise self.unknown(missing, queues.values_list("name", flat=True))
+                raise unknown(self.one, missing, queues.values_list("name", flat=True))
             return Chosen([_subject(found[name]) for name in names], in_bulk=False)
         if glob is not None:
             queues = queues.filter(selection.like(glob))
         subjects = [_subject(queue) for queue in queues]
         if not subjects:
-            raise Refused(f"no queue {'exists' if glob is None else f'has a name like {glob!r}'}; nothing was changed")
+            raise Refused(f"no queue {'exists' if glob is None else f'has a name like {glob!r}'}")
         return Chosen(subjects, in_bulk=True)
 
 

@@ -5,6 +5,8 @@ Django prints the name and the text of the exceptions below as one line, without
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 from django.core.management import CommandError
@@ -49,3 +51,12 @@ class Interrupted(CommandError):
 
     def __init__(self, text: str) -> None:
         super().__init__(text, returncode=Code.INTERRUPTED)
+
+
+def unknown(what: str, names: Sequence[str], known: Iterable[str]) -> Refused:
+    """The refusal for names that do not exist, each with the nearest one that does."""
+    candidates, said = list(known), []
+    for name in names:
+        near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+        said.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
+    return Refused(f"there is no {what} {', '.join(said)}")

@@ -5,13 +5,12 @@ What an operation does, and whether it can be done, is decided behind `Operation
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,15 +123,6 @@ class OperationCommand(FleetCommand):
         if len(used) > 1:
             self.parser.error(f"{' and '.join(used)} exclude each other")
 
-    def unknown(self, names: Sequence[str], known: Iterable[str], *, what: str = "") -> Refused:
-        """The refusal for names that do not exist, with the nearest ones that do."""
-        candidates = list(known)
-        said = []
-        for name in names:
-            near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-            said.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
-        return Refused(f"there is no {what or self.one} {', '.join(said)}; nothing was changed")
-
     # -- doing it ---------------------------------------------------------------------
 
     def handle(self, **options: Any) -> None:
@@ -144,12 +134,14 @@ class OperationCommand(FleetCommand):
         self.if_interrupted = "whether it was done is not known; the record of changes tells"
         outcome = self.operation.run([subject.id for subject in subjects], by=Actor.of_command(), **values)
         self.if_interrupted = "what was asked for stands"
-        if missing := len(subjects) - len(outcome.done) - len(outcome.skipped):
-            outcome.skip(f"{missing} of {len(subjects)}", "no longer there")
         self._tell(outcome, as_json=options["json"])
+        missing = len(subjects) - len(outcome.done) - len(outcome.skipped)
+        if missing:
+            self.note(f"skipped: {missing} of {len(subjects)}: no longer there", paint=self.style.WARNING)
         if options.get("wait") is not None:
-            self._wait(subjects, seconds=options["wait"], done=outcome.done)
-        if outcome.skipped:
+            done = set(outcome.done_ids or outcome.done)
+            self._wait(subjects, seconds=options["wait"], asked={s.id for s in subjects if {s.id, s.name} & done})
+        if outcome.skipped or missing:
             sys.exit(Code.SKIPPED)
 
     def _ask(self, subjects: Sequence[Subject]) -> None:
@@ -167,8 +159,11 @@ class OperationCommand(FleetCommand):
 
     def _tell(self, outcome: Outcome, *, as_json: bool) -> None:
         if as_json:
-            skipped = [{"name": name, "why": why} for name, why in outcome.skipped]
-            self.stdout.write(json.dumps({"done": outcome.done, "skipped": skipped}, indent=2))
+            # As the operator API answers it.
+            names = outcome.skipped_ids or [name for name, _ in outcome.skipped]
+            skipped = [{"name": name, "why": why} for name, (_, why) in zip(names, outcome.skipped, strict=True)]
+            answer = {"done": outcome.done_ids or outcome.done, "skipped": skipped}
+            self.stdout.write(json.dumps(answer, indent=2, default=str))
         elif outcome.done:
             names = [clean(name) for name in outcome.done[:NAMES_SHOWN]]
             if len(outcome.done) > len(names):
@@ -184,8 +179,8 @@ class OperationCommand(FleetCommand):
         """What each of them has come to, by id; in as many queries for many as for one."""
         raise NotImplementedError
 
-    def _wait(self, subjects: Sequence[Subject], *, seconds: float, done: Sequence[str]) -> None:
-        """Say what changes until everything asked for is there; also for those that had been asked for before."""
+    def _wait(self, subjects: Sequence[Subject], *, seconds: float, asked: Container[Any]) -> None:
+        """Say what changes until all are there; also those that were skipped, if they had been asked for before."""
         deadline, pending, failures = self.clock() + seconds, list(subjects), []
         told: dict[Any, str] = {}
         told_at = self.clock()
@@ -193,7 +188,7 @@ class OperationCommand(FleetCommand):
             sights = self._look_again(pending)
             for subject in pending:
                 sight = sights[subject.id]
-                if sight.failed and subject.name in done:
+                if sight.failed and subject.id in asked:
                     failures.append(f"{clean(subject.name)}: {sight.text}")
                 elif not sight.failed and sight.text != told.get(subject.id):
                     told[subject.id], told_at = sight.text, self.clock()

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from workers_app import selection
-from workers_app.management.endings import Refused
+from workers_app.management.endings import Refused, unknown
 from workers_app.management.operation_command import Chosen, OperationCommand, Sight, Subject, pattern
 from workers_app.models import Worker
 from workers_app.states import Requested, Shown
@@ -43,7 +43,7 @@ class WorkerCommand(OperationCommand):
         if names:
             found = {worker.name: worker for worker in workers.filter(name__in=names)}
             if missing := [name for name in names if name not in found]:
-                raise self.unknown(missing, Worker.objects.values_list("name", flat=True))
+                raise unknown(self.one, missing, Worker.objects.values_list("name", flat=True))
             return Chosen([self._subject(found[name]) for name in names], in_bulk=False)
         if glob is not None:
             workers, why = workers.filter(selection.like(glob)), f"has a name like {glob!r}"
@@ -53,7 +53,7 @@ class WorkerCommand(OperationCommand):
             why = "exists"
         subjects = [self._subject(worker) for worker in workers]
         if not subjects:
-            raise Refused(f"no {self.one} {why}; nothing was changed")
+            raise Refused(f"no {self.one} {why}")
         return Chosen(subjects, in_bulk=True)
 
     def _subject(self, worker: Worker) -> Subject:

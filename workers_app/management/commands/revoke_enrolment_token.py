@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers_app import enrolment, operations
-from workers_app.management.endings import Refused
+from workers_app.management.endings import Refused, unknown
 from workers_app.management.operation_command import Chosen, OperationCommand, Subject
 from workers_app.models import EnrolmentToken
 
@@ -32,7 +32,7 @@ class Command(OperationCommand):
         if keys:
             found = {token.key: token for token in tokens.filter(key__in=keys)}
             if missing := [key for key in keys if key not in found]:
-                raise self.unknown(missing, usable.values_list("key", flat=True))
+                raise unknown(self.one, missing, usable.values_list("key", flat=True))
             return Chosen([_subject(found[key]) for key in keys], in_bulk=False)
         subjects = [_subject(token) for token in (usable if machine is None else usable.filter(name=machine))]
         if not subjects:
