@@ -26,7 +26,7 @@ def refuse_to_overwrite(path: Path, *, force: bool) -> None:
 
 def write(path: Path, text: str) -> None:
     """Replace the file in one step; nobody but its owner can ever read it. Raises OSError, and leaves nothing then."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w") as target:
