@@ -1,4 +1,7 @@
-"""Which domain error is which HTTP status, in one place: every refusal answers {"code", "detail"}."""
+"""Which domain error is which HTTP status, in one place: every refusal answers {"code", "detail"}.
+
+Also what the API's documentation says of all endpoints alike, and how the addresses of the operator API are made.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,16 @@ from django.db import DataError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions, status
 from rest_framework.response import Response
+from rest_framework.routers import DefaultRouter, Route
 from rest_framework.views import set_rollback
 
 from edgecontrol.hub import Busy
 from jobs_app.lifecycle import StaleAttempt
 from jobs_app.logs import LogFull, WrongOffset
 from workers_app.auth import BadToken
-from workers_app.enrolment import BadEnrolmentToken, InvalidValidity, InvalidWorkerToken
+from workers_app.enrolment import BadEnrolmentToken, InvalidValidity, InvalidWorkerToken, KeepsItsOwn
 from workers_app.errors import Refusal
+from workers_app.operation_views import Skipped
 from workers_app.operations import InvalidParameter
 from workers_app.personal_tokens import BadPersonalToken
 from workers_app.registry import BeingChanged, InvalidName, NameTaken, OutdatedAgent, SessionReplaced
@@ -34,7 +39,9 @@ STATUS: dict[type[Refusal], int] = {
     InvalidWorkerToken: status.HTTP_400_BAD_REQUEST,
     InvalidName: status.HTTP_400_BAD_REQUEST,
     InvalidPattern: status.HTTP_400_BAD_REQUEST,
+    KeepsItsOwn: status.HTTP_400_BAD_REQUEST,
     NameTaken: status.HTTP_409_CONFLICT,
+    Skipped: status.HTTP_409_CONFLICT,
     SessionReplaced: status.HTTP_409_CONFLICT,
     OutdatedAgent: status.HTTP_426_UPGRADE_REQUIRED,
     StaleAttempt: status.HTTP_409_CONFLICT,
@@ -51,6 +58,7 @@ _CODES = {
     status.HTTP_403_FORBIDDEN: "not_allowed",
     status.HTTP_404_NOT_FOUND: "not_found",
     status.HTTP_405_METHOD_NOT_ALLOWED: "method_not_allowed",
+    status.HTTP_406_NOT_ACCEPTABLE: "not_acceptable",
     status.HTTP_413_REQUEST_ENTITY_TOO_LARGE: "too_large",
     status.HTTP_415_UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
     status.HTTP_429_TOO_MANY_REQUESTS: "too_many_requests",
@@ -120,3 +128,62 @@ def server_error(request: HttpRequest) -> Any:
     from django.views.defaults import server_error as page
 
     return page(request)
+
+
+class FleetRouter(DefaultRouter):
+    """The addresses of the operator API: a final slash may be there or not, and a queue's name may have slashes."""
+
+    include_format_suffixes = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trailing_slash = "/?"
+        # The addresses of operations before those of rows, which for queues fit anything.
+        self.routes = [*(route for route in self.routes if not _of_a_row(route)), *filter(_of_a_row, self.routes)]
+
+
+def _of_a_row(route: Any) -> bool:
+    return isinstance(route, Route) and route.detail
+
+
+_REFUSAL = {
+    "type": "object",
+    "description": "Every refusal has this form.",
+    "required": ["code", "detail"],
+    "properties": {
+        "code": {"type": "string", "description": "For programs.", "example": "invalid_request"},
+        "detail": {"type": "string", "description": "For people.", "example": "comment: is needed"},
+    },
+}
+_TAGS = {
+    "workers": "The edge machines, for people and scripts.",
+    "jobs": "What Airflow has queued, for people and scripts.",
+    "queues": "Pause, resume, limit; for people and scripts.",
+    "enrolment-tokens": "Connect machines; for people and scripts.",
+    "changes": "Who changed what; for people and scripts.",
+    "agent": "What agents speak.",
+}
+_REFUSED = {
+    "400": "Not understood: a parameter is unknown, missing or wrong.",
+    "401": "The credential is missing, unknown, revoked or expired.",
+    "403": "Not allowed: the detail names the permission that is needed.",
+    "404": "There is no such thing.",
+    "409": "Not possible as things stand; the detail says why.",
+    "503": "The database is away, or there is no room; repeat it after `Retry-After` seconds.",
+}
+
+
+def complete_schema(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]:
+    """drf-spectacular's hook: the form of refusals, and which part of the API an endpoint belongs to."""
+    result["components"]["schemas"]["Refusal"] = _REFUSAL
+    answer = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+    for path, methods in result["paths"].items():
+        _, _, part, *rest = path.strip("/").split("/")
+        for method, operation in methods.items():
+            operation["tags"] = ["agent"] if part == "edge" else [rest[0] if rest else part]
+            for code, description in _REFUSED.items():
+                if code in ("404", "409") and method == "get" and "{" not in path:
+                    continue
+                operation["responses"].setdefault(code, {"description": description, "content": answer})
+    result["tags"] = [{"name": name, "description": description} for name, description in _TAGS.items()]
+    return result

@@ -1,10 +1,11 @@
-"""The project as an app: makes the schema before the first migration, and the groups after the last one."""
+"""The project as an app: brings its admin, makes the schema before the first migration and the groups after the last."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.apps import AppConfig, apps
+from django.contrib.admin.apps import AdminConfig
 from django.db import connections
 from django.db.models.signals import post_migrate, pre_migrate
 
@@ -29,3 +30,7 @@ class EdgeControlConfig(AppConfig):
         # The last app of ours: by then every permission exists.
         last = apps.get_app_config("jobs_app")
         post_migrate.connect(make_groups, sender=last, dispatch_uid="edgecontrol.make_groups")
+
+
+class FleetAdminConfig(AdminConfig):
+    default_site = "edgecontrol.admin_site.Site"

@@ -53,10 +53,11 @@ CSRF_TRUSTED_ORIGINS = EDGECONTROL.trusted_origins
 DATABASES = {"default": _database()}
 
 INSTALLED_APPS = [
-    # Before Django's own admin, whose templates they replace.
-    "unfold",
+    # Each before the next, whose templates it replaces.
+    "edgecontrol.apps.EdgeControlConfig",
+    "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "edgecontrol.apps.FleetAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.postgres",
@@ -67,7 +68,6 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "edgecontrol",
     "workers_app",
     "jobs_app",
 ]
@@ -142,10 +142,25 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
 }
 
+_accent = {50: 97.8, 100: 94.8, 200: 90, 300: 83, 400: 75, 500: 70, 600: 49, 700: 43, 800: 37.5, 900: 32, 950: 23.5}
 UNFOLD = {
     "SITE_TITLE": "EdgeControl",
     "SITE_HEADER": "EdgeControl",
+    "SITE_SUBHEADER": "edgecontrol.admin_site.version",
+    "SITE_URL": None,
+    "SITE_SYMBOL": "hub",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "edgecontrol.admin_site.favicon"}],
+    "ENVIRONMENT": "edgecontrol.admin_site.environment",
     "STYLES": ["edgecontrol.admin_site.stylesheet"],
+    "SCRIPTS": ["edgecontrol.admin_site.keyboard"],
+    "SHOW_BACK_BUTTON": True,
+    "SIDEBAR": {
+        "show_search": True,
+        "command_search": True,
+        "navigation": "edgecontrol.admin_site.navigation",
+    },
+    # Petrol: 600 carries white text and is text on white, 500 is text on black, each with a contrast above 4.5.
+    "COLORS": {"primary": {str(weight): f"oklch({light}% .09 215)" for weight, light in _accent.items()}},
 }
 
 LOGGING = {
