@@ -122,13 +122,13 @@ class Claims:
         """Start a poll when one is due. Returns how long nothing else can become due by itself."""
         self._polls = [poll for poll in self._polls if not poll.answered]
         parked = self._current if self._current in self._polls else None
+        if self.orders.heartbeat_wanted(within_seconds=HEARTBEAT_DUE_SECONDS):
+            return 0.5  # its answer may change what to ask for, and wakes us
         if parked is not None and parked.free_slots > 0:
             return self._ask_for_more(parked)
         pause = self._rest_until - time.monotonic()
         if pause > 0:
             return pause
-        if self.orders.heartbeat_wanted(within_seconds=HEARTBEAT_DUE_SECONDS):
-            return 0.5  # the heartbeat wakes us
         slots = self._reserve()
         if slots == 0:
             return self._park_empty(parked)

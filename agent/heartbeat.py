@@ -79,16 +79,17 @@ class Heartbeat:
             "sysinfo": sysinfo,
             "held": self.held.unreported(),
         }
+        asked_at = time.monotonic()
         answer = self.client.heartbeat(body, read_seconds=read_seconds)
         self._sent_at, self._reported = time.monotonic(), state
         if sysinfo is not None:
             self._sysinfo, self._sysinfo_at = sysinfo, self._sent_at
-        self.obey(answer)
+        self.obey(answer, asked_at=asked_at)
 
-    def obey(self, answer: dict[str, Any]) -> None:
+    def obey(self, answer: dict[str, Any], *, asked_at: float = float("inf")) -> None:
         """Take orders from an answer to register or heartbeat."""
         before = self.orders.requested
-        self.orders.apply(answer)
+        self.orders.apply(answer, asked_at=asked_at)
         self.held.concurrency = self.orders.concurrency
         if self.orders.requested != before:
             log.info("the control plane asks for %s %s", self.orders.requested, self.orders.comment)

@@ -71,8 +71,8 @@ class JobWatch:
         except RunnerAway:
             job.ordered = False
 
-    def stop(self, job: Job, *, gone: bool) -> None:
-        """Ask the job to end; `gone` says that its result interests nobody any more.
+    def stop(self, job: Job, *, gone: bool, because: str = "") -> None:
+        """Ask the job to end; `gone` says that its result interests nobody any more, `because` is told with it.
 
         A job that has ended is left alone: its report may be what made the control plane call it gone, and if not, the
         answer to its report says so.
@@ -81,7 +81,7 @@ class JobWatch:
             return
         job.gone = job.gone or gone
         if job.stopping_at is None:
-            job.stopping_at = time.monotonic()
+            job.stopping_at, job.stopped_because = time.monotonic(), because
             self._ask_to_stop(job)
 
     def look_at_all(self) -> None:
@@ -188,6 +188,9 @@ class JobWatch:
         self._finish(job, {"state": "not_started", "reason": reason})
 
     def _finish(self, job: Job, result: dict[str, Any]) -> None:
+        if job.stopped_because and result["state"] == "failed":
+            reasons = (job.stopped_because, result.get("reason", ""))
+            result = {**result, "reason": "; ".join(reason for reason in reasons if reason)}
         if result["state"] == "not_started":
             self.gate.start_failed(f"the last start did not work: {result['reason']}")
         else:

@@ -81,6 +81,8 @@ class Job:
     #: Since when the job has to stop; None while nobody wants it to. Then, whether its process was told.
     stopping_at: float | None = None
     asked_to_stop: bool = False
+    #: Why it has to stop, for people; empty when that interests nobody.
+    stopped_because: str = ""
     #: Its result interests nobody any more: it goes as soon as its processes have.
     gone: bool = False
     #: When the next report or log chunk may be tried, after a failure that concerns this job.

@@ -16,25 +16,38 @@ class Orders:
         self.comment = ""
         self.revision = 0
         self.concurrency = concurrency
-        #: Set by a signal or a shutdown order: take no more, end when the last job has.
-        self.draining = False
-        #: Set by a second signal: the jobs are being stopped.
-        self.terminating = False
+        #: Set by a signal or once the agent is going: take no more and end, whatever the control plane wants later.
+        self.ending = False
         self.on_change: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._wanted_at: float | None = None
+        self._deadline: float | None = None
 
-    def apply(self, answer: dict[str, Any]) -> None:
-        """Take the orders out of an answer to register or heartbeat."""
+    def apply(self, answer: dict[str, Any], *, asked_at: float = float("inf")) -> None:
+        """Take the orders out of an answer to register or heartbeat, which was asked for at that time."""
         with self._lock:
             self.requested = str(answer.get("requested", self.requested))
             self.comment = str(answer.get("comment") or "")
             self.revision = int(answer.get("revision", self.revision))
             self.concurrency = max(0, int(answer.get("concurrency") or self.concurrency))
-            self._wanted_at = None
-            if self.requested == "shutdown":
-                self.draining = True
+            # A heartbeat that was wanted after this one had left is still due: this answer may be older than the news.
+            if self._wanted_at is not None and self._wanted_at <= asked_at:
+                self._wanted_at = None
+            # Seconds from now, so that the clocks of the two machines need not agree. Every answer sets it anew:
+            # a later one may move it or take it away.
+            left = answer.get("deadline_seconds") if self.requested == "shutdown" else None
+            self._deadline = None if left is None else time.monotonic() + float(left)
         self.on_change()
+
+    @property
+    def draining(self) -> bool:
+        """Take no more, end when the last job has. A shutdown order may be withdrawn until then, a signal may not."""
+        return self.ending or self.requested == "shutdown"
+
+    def seconds_left(self) -> float | None:
+        """Until jobs that still run have to be stopped; negative when that time has passed, None without a deadline."""
+        with self._lock:
+            return None if self._deadline is None else self._deadline - time.monotonic()
 
     @property
     def resting(self) -> bool:
@@ -54,8 +67,7 @@ class Orders:
     def want_heartbeat(self) -> None:
         """The control plane has news: a heartbeat is due at once."""
         with self._lock:
-            if self._wanted_at is None:
-                self._wanted_at = time.monotonic()
+            self._wanted_at = time.monotonic()
         self.on_change()
 
     def heartbeat_wanted(self, *, within_seconds: float = float("inf")) -> bool:

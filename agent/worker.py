@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -11,18 +10,18 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from agent import PROTOCOL, __version__, sysinfo
+from agent import PROTOCOL, __version__, state_dir, sysinfo
 from agent.attention import Attention
 from agent.claims import Claims
 from agent.client import ApiError, Client
 from agent.config import Config
-from agent.errors import AgentError, AlreadyRunning, BadStateDir, Interrupted, SessionReplaced
+from agent.errors import AgentError, Interrupted, SessionReplaced
 from agent.gate import Gate
 from agent.heartbeat import Heartbeat
 from agent.held import Held
 from agent.intake import Intake
 from agent.job_watch import JobWatch
-from agent.jobs import Found, Key, Spool, try_lock
+from agent.jobs import Found, Job, Key, Spool
 from agent.log_shipper import LogShipper
 from agent.loop import Loop
 from agent.orders import Orders
@@ -38,6 +37,8 @@ DELIVERY_SECONDS = 60.0
 #: The same after jobs were stopped by a second signal.
 HASTY_DELIVERY_SECONDS = 10.0
 OFFLINE_SECONDS = 5.0
+#: How long after SIGKILL a job's processes may take to go.
+KILL_SECONDS = 10.0
 
 
 class Worker:
@@ -51,7 +52,7 @@ class Worker:
         self._signals: list[int] = []
         self._fatal: AgentError | None = None
         self._loops: dict[str, Loop] = {}
-        self._lock_state_dir()
+        self._lock_handle = state_dir.take(config.state_dir)
         self.client = Client(url=config.url, token=config.token, session=uuid.uuid4())
         self.spool = Spool(state_dir=config.state_dir)
         self.held = Held(spool=self.spool, concurrency=config.concurrency)
@@ -70,6 +71,7 @@ class Worker:
             boot_id=self.boot_id,
             grace_seconds=config.kill_grace_seconds,
         )
+        self._meter = sysinfo.Meter(state_dir=config.state_dir)
         self._machine = sysinfo.machine(state_dir=config.state_dir, task_python=config.task_python)
 
     def run(self) -> None:
@@ -93,22 +95,6 @@ class Worker:
         return None
 
     # --- start
-
-    def _lock_state_dir(self) -> None:
-        """One agent per state directory: two would start the same jobs."""
-        folder = self.config.state_dir
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
-            self._lock_handle = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise BadStateDir(
-                f"cannot use the state directory {folder} ({error.strerror}); choose one with --state-dir"
-            ) from None
-        if not try_lock(self._lock_handle):
-            raise AlreadyRunning(
-                f"another agent runs with the state directory {folder}: stop it, or give this one its own --state-dir"
-            )
 
     def _take_over(self) -> set[Key]:
         """Hold what an earlier process left. Returns what died with an earlier start of the machine."""
@@ -202,35 +188,64 @@ class Worker:
     def _wait(self) -> None:
         """Until drained, told to leave, or unable to go on."""
         while True:
-            self._attention.wait(60.0)
+            self._attention.wait(self._next_look_seconds())
             if self._fatal is not None:
                 self._end_badly(self._fatal)
             if self._signals and self._signals[0] == signal.SIGTERM and self.config.on_term == "leave":
                 return self._leave()
-            if self._signals and not self.orders.draining:
+            if self._signals and not self.orders.ending:
                 self._drain()
             if len(self._signals) > 1:
                 return self._terminate()
-            if self.orders.draining and not self.held.active():
+            self._keep_deadline()
+            if self.orders.draining and not self._worth_waiting_for():
                 self._deliver(seconds=DELIVERY_SECONDS)
-                return self._offline()
+                if self.orders.draining:  # else the shutdown was withdrawn meanwhile
+                    return self._offline()
 
     def _drain(self) -> None:
         log.info("draining: no new jobs, %d still run; a second signal stops them", len(self.held.active()))
-        self.orders.draining = True
+        self.orders.ending = True
         self.orders.want_heartbeat()
 
+    def _next_look_seconds(self) -> float:
+        left = self.orders.seconds_left()
+        if left is None:
+            return 60.0
+        return min(left, 60.0) if left > 0 else 1.0
+
+    def _keep_deadline(self) -> None:
+        """Stop what still runs once the deadline of a shutdown order has passed; who is told so once does stop."""
+        left = self.orders.seconds_left()
+        late = [job for job in self.held.active() if job.stopping_at is None]
+        if left is None or left > 0 or not late:
+            return
+        log.warning(
+            "the deadline of the shutdown has passed: stopping %d jobs; they are killed after %.0f s",
+            len(late),
+            self.config.kill_grace_seconds,
+        )
+        for job in late:
+            self.watch.stop(job, gone=False, because="the deadline of its worker's shutdown has passed")
+
+    def _worth_waiting_for(self) -> list[Job]:
+        """Jobs that run: all but those that even SIGKILL does not end in time."""
+        latest = time.monotonic() - self.config.kill_grace_seconds - KILL_SECONDS
+        return [job for job in self.held.active() if job.stopping_at is None or job.stopping_at > latest]
+
     def _deliver(self, *, seconds: float) -> None:
-        """Give the last reports and logs their time; one more signal cuts it short."""
+        """Give the last reports and logs their time; one more signal cuts it short, and so does new work to do."""
         signals, deadline = len(self._signals), time.monotonic() + seconds
         while self.held.all() and time.monotonic() < deadline and len(self._signals) == signals and not self._fatal:
+            if not self.orders.draining:
+                return
             time.sleep(0.1)
 
     def _terminate(self) -> None:
         """Stop all jobs, give their reports a moment, end."""
         jobs = self.held.active()
         log.warning("stopping %d jobs; they are killed after %.0f s", len(jobs), self.config.kill_grace_seconds)
-        self.orders.terminating = self.orders.draining = True
+        self.orders.ending = True
         self._stop_jobs(gone=False)
         self._deliver(seconds=HASTY_DELIVERY_SECONDS)
         self._offline()
@@ -239,7 +254,7 @@ class Worker:
 
     def _end_badly(self, error: AgentError) -> None:
         """Another agent has our identity: our jobs must not go on. Any other reason leaves them to the runner."""
-        self.orders.draining = True
+        self.orders.ending = True
         self.claims.end()
         self.intake.end()
         if isinstance(error, SessionReplaced):
@@ -250,13 +265,14 @@ class Worker:
     def _stop_jobs(self, *, gone: bool) -> None:
         """Stop every job, and wait until the last process has gone: SIGTERM, the grace, SIGKILL."""
         for job in self.held.all() if gone else self.held.active():
-            self.watch.stop(job, gone=gone)
-        deadline = time.monotonic() + self.config.kill_grace_seconds + 10.0
+            self.watch.stop(job, gone=gone, because="a second signal stopped the agent of its machine")
+        deadline = time.monotonic() + self.config.kill_grace_seconds + KILL_SECONDS
         while self.held.active() and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def _offline(self) -> None:
         """The last word to the control plane, and to the runner. Neither is waited for long."""
+        self.orders.ending = True  # from here on a withdrawn shutdown comes too late
         self.claims.end()
         self.intake.end()
         self._loops["heartbeat"].end()
@@ -314,7 +330,7 @@ class Worker:
         return None if self.config.queues is None else list(self.config.queues)
 
     def _sysinfo(self) -> dict[str, Any]:
-        facts = {**self._machine, **sysinfo.figures(state_dir=self.config.state_dir)}
+        facts = {**self._machine, **self._meter.figures()}
         facts["airflow_version"] = self.runner.airflow_version
         reason = self.claims.closed_because if "claims" in self._loops else ""
         return {**facts, "not_working": reason} if reason else facts

@@ -20,28 +20,42 @@ from tests.integration.agent.control_plane import TOKEN, ControlPlane
 
 ROOT = Path(__file__).resolve().parents[3]
 STAND_IN = Path(__file__).resolve().parent / "stand_in"
+AGENT = [sys.executable, "-m", "agent"]
+
+
+def inherited_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("EDGE", "AIRFLOW"))}
+
+
+def default_state_dir(home: Path) -> Path:
+    return home / ".local/state/edgecontrol-agent"
 
 
 class Agent:
-    """One `python -m agent run`, and what can be seen of it from outside."""
+    """One `python -m agent run`, and what can be seen of it from outside.
 
-    def __init__(self, *, folder: Path, url: str, flags: list[str], environ: dict[str, str]) -> None:
+    Without a URL it is started as on an enrolled machine: it has to know everything by itself.
+    """
+
+    def __init__(self, *, folder: Path, url: str | None, flags: list[str], environ: dict[str, str]) -> None:
         self.folder = folder
-        self.state_dir = folder / "state"
+        self.state_dir = folder / "state" if url is not None else default_state_dir(folder)
         self.witness_file = folder / "witness"
         self.stderr_file = folder / f"stderr-{time.monotonic_ns()}"
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE", "AIRFLOW"))}
-        command = [sys.executable, "-m", "agent", "run", "--url", url, "--state-dir", str(self.state_dir), *flags]
+        known = {"HOME": str(folder)}
+        if url is not None:
+            flags = ["--url", url, "--state-dir", str(self.state_dir), *flags]
+            known = {"EDGE_AGENT_TOKEN": TOKEN}
         with self.stderr_file.open("wb") as stderr:
             self.process = subprocess.Popen(
-                command,
+                [*AGENT, "run", *flags],
                 cwd=ROOT,
                 stderr=stderr,
                 env={
-                    **inherited,
+                    **inherited_environment(),
                     "PYTHONPATH": str(STAND_IN),
                     "WITNESS": str(self.witness_file),
-                    "EDGE_AGENT_TOKEN": TOKEN,
+                    **known,
                     **environ,
                 },
             )
@@ -109,11 +123,63 @@ def start_agent(tmp_path: Path, plane: ControlPlane) -> Iterator[Callable[..., A
     """Start an agent at the test's control plane; calling it again restarts it on the same state directory."""
     agents = []
 
-    def start(*flags: str, url: str | None = None, **environ: str) -> Agent:
-        agent = Agent(folder=tmp_path, url=plane.url if url is None else url, flags=list(flags), environ=environ)
+    def start(*flags: str, url: str | None = None, enrolled: bool = False, **environ: str) -> Agent:
+        address = None if enrolled else plane.url if url is None else url
+        agent = Agent(folder=tmp_path, url=address, flags=list(flags), environ=environ)
         agents.append(agent)
         return agent
 
     yield start
     for agent in agents:
         agent.clean_up()
+
+
+class Enrolling:
+    """One `python -m agent enrol`, as somebody with `folder` for a home directory would start it."""
+
+    def __init__(self, *, folder: Path, flags: list[str], environ: dict[str, str], stdin: int) -> None:
+        self.state_dir = default_state_dir(folder)
+        self.token_file = self.state_dir / "worker.token"
+        self.process = subprocess.Popen(
+            [*AGENT, "enrol", *flags],
+            cwd=ROOT,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # without it a terminal of whoever runs the tests would be asked
+            env={**inherited_environment(), "HOME": str(folder), **environ},
+        )
+        self.stdout = self.stderr = ""
+
+    def wait(self, *, typed: str | None = None) -> int:
+        self.stdout, self.stderr = self.process.communicate(typed, timeout=60)
+        return self.process.returncode
+
+    def pending(self) -> list[Path]:
+        return sorted(self.state_dir.glob("*.pending-*"))
+
+    def token(self) -> str:
+        return self.token_file.read_text().splitlines()[0]
+
+
+@pytest.fixture
+def start_enrol(tmp_path: Path, plane: ControlPlane) -> Iterator[Callable[..., Enrolling]]:
+    """Enrol at the test's control plane, with the enrolment token in the environment unless it is piped in."""
+    started = []
+
+    def start(
+        *flags: str, url: str | None = None, given: str | None = None, stdin: int = subprocess.PIPE, **environ: str
+    ) -> Enrolling:
+        if given is not None:
+            environ = {"EDGE_AGENT_ENROLMENT_TOKEN": given, **environ}
+        address = plane.url if url is None else url
+        all_flags = [*(("--url", address) if address else ()), *flags]
+        enrolling = Enrolling(folder=tmp_path, flags=all_flags, environ=environ, stdin=stdin)
+        started.append(enrolling)
+        return enrolling
+
+    yield start
+    for enrolling in started:
+        enrolling.process.kill()
+        enrolling.process.wait()

@@ -6,7 +6,9 @@ Beside it, under /execution/, the few calls of Airflow's Execution API that a st
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import secrets
 import threading
 import time
 import uuid
@@ -47,6 +49,16 @@ class FakeJob:
         return self.logs.get(self.attempt, b"")
 
 
+@dataclass
+class Invitation:
+    """What an enrolment token stands for; `used_by` is the key and digest of the worker token it was turned into."""
+
+    name: str
+    queues: list[str] | None = None
+    team_name: str = ""
+    used_by: tuple[str, str] | None = None
+
+
 class ControlPlane:
     """Start it, add jobs, set faults, look at the ledger. One lock; a condition wakes parked claims."""
 
@@ -59,12 +71,17 @@ class ControlPlane:
         self.session = ""
         self.down = False
         self.newest_claim = ""
+        #: Claims that wait for an answer now.
+        self.parked: list[dict[str, Any]] = []
         self.requested = "active"
         self.revision = 1
         self.concurrency: int | None = None
         self.enforce_concurrency = True
         self.gone: list[dict[str, Any]] = []
         self.token = TOKEN
+        self.invitations: dict[str, Invitation] = {}
+        #: When the jobs of a shutdown have to be gone, by the monotonic clock.
+        self.deadline_at: float | None = None
         self.settings: dict[str, Any] = {
             "heartbeat_seconds": 1.0,
             "claim_wait_seconds": 5.0,
@@ -135,6 +152,12 @@ class ControlPlane:
             time.sleep(0.02)
         raise AssertionError(f"did not happen within {seconds} s")
 
+    def reports(self) -> list[str]:
+        """What the agent said of itself, each change once."""
+        with self.changed:
+            said = [beat["reported"] for beat in self.heartbeats]
+        return [word for number, word in enumerate(said) if number == 0 or word != said[number - 1]]
+
     def count(self, path: str) -> int:
         with self.changed:
             return sum(1 for _, seen, _ in self.requests if seen == path)
@@ -154,7 +177,36 @@ class ControlPlane:
             "concurrency": self.concurrency or self.reported_concurrency,
             "revision": self.revision,
             "gone": gone,
+            "deadline_seconds": self._deadline_seconds(),
         }
+
+    def _deadline_seconds(self) -> float | None:
+        if self.requested != "shutdown" or self.deadline_at is None:
+            return None
+        return max(0.0, self.deadline_at - time.monotonic())
+
+    def invite(self, name: str = "press-7", **options: Any) -> str:
+        """Make an enrolment token."""
+        token = f"ece_{secrets.token_hex(6)}_{secrets.token_hex(32)}"
+        self.invitations[token] = Invitation(name=name, **options)
+        return token
+
+    def enrol(self, body: dict[str, Any]) -> dict[str, Any]:
+        if body.keys() != {"enrolment_token", "key", "digest"}:
+            raise Refusal(400, "invalid_request", f"these fields: {sorted(body)}")
+        invitation = self.invitations.get(body["enrolment_token"])
+        given = (body["key"], body["digest"])
+        if invitation is None or invitation.used_by not in (None, given):
+            raise Refusal(401, "bad_enrolment_token", "unknown or used; make another with `create_enrolment_token`")
+        invitation.used_by = given
+        return {"name": invitation.name, "queues": invitation.queues, "team_name": invitation.team_name}
+
+    def is_known(self, authorization: str) -> bool:
+        """Whether the header bears the usual token, or one that a machine has made for itself and enrolled."""
+        token = authorization.removeprefix("Bearer ")
+        key, _, secret = token.removeprefix("ec_").partition("_")
+        given = (key, hashlib.sha256(secret.encode()).hexdigest())
+        return token == self.token or any(invitation.used_by == given for invitation in self.invitations.values())
 
     def register(self, body: dict[str, Any]) -> dict[str, Any]:
         self.session = body["session"]
@@ -188,7 +240,9 @@ class ControlPlane:
                 left = deadline - time.monotonic()
                 if mine or due or left <= 0 or self.newest_claim != claim_id or self.down:
                     break
+                self.parked.append(body)
                 self.changed.wait(left)
+                self.parked.remove(body)
         offers = [self._offer(job) for job in mine if job.state == "claimed"]
         return {"jobs": offers, "heartbeat_due": self.revision != body["revision"]}
 
@@ -272,7 +326,13 @@ class ControlPlane:
         fault = self.fault(kind, number)
         if isinstance(fault, Refusal):
             raise fault
-        if headers.get("Authorization") != f"Bearer {self.token}":
+        if kind == "workers/enrol":
+            with self.changed:
+                result = self.enrol(body)
+            if headers.get("Authorization") is not None:
+                raise Refusal(400, "invalid_request", "the worker's token was sent")
+            return self.sent(result, fault)
+        if not self.is_known(headers.get("Authorization") or ""):
             raise Refusal(401, "bad_token", "unknown token")
         with self.changed:
             if kind != "workers/register" and headers.get("Edge-Session") != self.session:
@@ -290,6 +350,9 @@ class ControlPlane:
                     "jobs/confirm": self.confirm,
                 }
                 result = calls[name](body)
+        return self.sent(result, fault)
+
+    def sent(self, result: dict[str, Any], fault: Refusal | str | None) -> tuple[int, dict[str, Any]]:
         if fault == "drop" or self.down:
             raise ConnectionAbortedError
         return 200, result

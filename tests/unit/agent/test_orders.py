@@ -21,7 +21,7 @@ Add = Callable[..., Job]
 
 
 @pytest.mark.parametrize(
-    ("requested", "draining", "jobs", "ready", "reported"),
+    ("requested", "ending", "jobs", "ready", "reported"),
     [
         ("active", False, 0, False, "starting"),
         ("active", False, 0, True, "idle"),
@@ -33,11 +33,12 @@ Add = Callable[..., Job]
         ("maintenance", False, 0, True, "maintenance"),
         ("maintenance", True, 0, True, "terminating"),
         ("shutdown", True, 1, True, "terminating"),
+        ("shutdown", False, 1, True, "terminating"),
     ],
 )
-def test_the_reported_state(requested: str, draining: bool, jobs: int, ready: bool, reported: str) -> None:
+def test_the_reported_state(requested: str, ending: bool, jobs: int, ready: bool, reported: str) -> None:
     orders = Orders(concurrency=4)
-    orders.requested, orders.draining = requested, draining
+    orders.requested, orders.ending = requested, ending
     assert orders.reported(jobs=jobs, ready=ready) == reported
 
 
@@ -49,11 +50,42 @@ def test_work_is_taken_only_while_active(requested: str, resting: bool) -> None:
     assert (orders.revision, orders.concurrency, orders.draining) == (3, 2, requested == "shutdown")
 
 
-def test_shutdown_cannot_be_taken_back() -> None:
+@pytest.mark.parametrize("instead", ["active", "maintenance"])
+def test_an_ordered_shutdown_can_be_withdrawn(instead: str) -> None:
+    orders = Orders(concurrency=4)
+    orders.apply({"requested": "shutdown", "deadline_seconds": 5})
+    orders.apply({"requested": instead})
+    assert not orders.draining
+    assert orders.seconds_left() is None
+    assert orders.resting is (instead == "maintenance")
+
+
+def test_a_drain_by_a_signal_outlasts_every_order() -> None:
     orders = Orders(concurrency=4)
     orders.apply({"requested": "shutdown"})
+    orders.ending = True
     orders.apply({"requested": "active"})
+    assert orders.draining
     assert orders.resting
+
+
+def test_a_deadline_counts_from_the_answer_and_is_moved_or_removed_by_a_later_one() -> None:
+    orders = Orders(concurrency=4)
+    assert orders.seconds_left() is None
+    left = []
+    for seconds in (100, 7.5, 0, None):
+        orders.apply({"requested": "shutdown", "deadline_seconds": seconds})
+        left.append(orders.seconds_left())
+    assert [round(seconds, 1) if seconds is not None else None for seconds in left] == [100.0, 7.5, 0.0, None]
+    orders.apply({"requested": "shutdown", "deadline_seconds": 100})
+    orders.apply({"requested": "shutdown"})  # an older control plane knows no deadlines
+    assert orders.seconds_left() is None
+
+
+def test_a_deadline_means_nothing_without_a_shutdown() -> None:
+    orders = Orders(concurrency=4)
+    orders.apply({"requested": "maintenance", "deadline_seconds": 5})
+    assert orders.seconds_left() is None
 
 
 @pytest.fixture
@@ -102,6 +134,24 @@ def test_a_wanted_heartbeat_goes_out_at_once(heartbeat: Heartbeat, plane: Plane)
     heartbeat.orders.want_heartbeat()
     assert heartbeat.step() == 0
     assert not heartbeat.orders.heartbeat_wanted()
+
+
+def test_a_heartbeat_that_is_wanted_while_another_is_on_its_way_is_still_sent(
+    heartbeat: Heartbeat, plane: Plane
+) -> None:
+    usual = plane.heartbeat
+
+    def while_news_come(body: dict[str, Any], *, read_seconds: float) -> dict[str, Any]:
+        heartbeat.orders.want_heartbeat()
+        return usual(body, read_seconds=read_seconds)
+
+    plane.heartbeat = while_news_come  # type: ignore[method-assign]
+    heartbeat.orders.want_heartbeat()
+    heartbeat.send("idle")
+    plane.heartbeat = usual  # type: ignore[method-assign]
+    assert heartbeat.step() == 0
+    assert heartbeat.step() > 0
+    assert len(plane.said("heartbeat")) == 2
 
 
 def test_what_follows_from_a_new_wish_is_told_at_once(heartbeat: Heartbeat, plane: Plane) -> None:
@@ -192,7 +242,7 @@ def test_an_unreadable_offer_harms_no_other(intake: Intake) -> None:
 
 
 def test_a_draining_agent_gives_late_offers_back(intake: Intake, plane: Plane, held: Held) -> None:
-    intake.orders.draining = True
+    intake.orders.ending = True
     intake.take([offer(1)], reserved=0)
     (job,) = held.all()
     assert job.result is not None
@@ -280,6 +330,22 @@ def test_a_resting_agent_asks_for_orders_only(claims: Claims) -> None:
     claims.orders.requested = "maintenance"
     claims.step()
     assert asked(claims) == [0]
+
+
+def test_nothing_is_asked_for_while_new_orders_are_being_fetched(claims: Claims, add_job: Add, held: Held) -> None:
+    claims.client.answers.clear()  # type: ignore[attr-defined]
+    job = add_job(slots=3)
+    claims.step()
+    claims._polls[0].started_at -= 5
+    held.ended(job, {"state": "success"})
+    held.told(job)
+    claims.orders.want_heartbeat()
+    claims.step()
+    claims.orders.apply({"requested": "active", "revision": 2})
+    assert len(claims._polls) == 1
+    claims.step()
+    claims.client.answers.set()  # type: ignore[attr-defined]
+    assert asked(claims) == [1, 4]
 
 
 def test_a_full_agent_parks_only_after_a_while(claims: Claims, add_job: Add, held: Held) -> None:

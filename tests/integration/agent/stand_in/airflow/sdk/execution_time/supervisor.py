@@ -78,8 +78,9 @@ def run_task(task: dict[str, Any], path: Path) -> int:
         log.write(os.urandom(task.get("bytes", 0)))
         log.flush()
         deadline = time.monotonic() + task.get("seconds", 0)
+        until = Path(task["until"]) if "until" in task else None
         count = 0
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or (until is not None and not until.exists()):
             log.write(json.dumps({"event": f"tick {count} äöü"}, ensure_ascii=False).encode() + b"\n")
             log.flush()
             count += 1
