@@ -105,6 +105,13 @@ class Client:
     def health(self) -> dict[str, Any]:
         return self._call("GET", "health", authenticated=False)
 
+    def enrol(self, body: dict[str, Any], *, read_seconds: float) -> dict[str, Any]:
+        """Make the token known that this client has; the enrolment token in the body is what is checked.
+
+        Not a matter of `contact`: nothing runs here yet that could wait for its return.
+        """
+        return self._send("POST", "workers/enrol", authenticated=False, read_seconds=read_seconds, json=body)
+
     def register(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._call("POST", "workers/register", json={**body, "session": self._session_id})
 
@@ -174,7 +181,7 @@ class Client:
             if error.code == "session_replaced":
                 raise SessionReplaced(
                     f"{error}: a newer agent runs with this token. Give every machine a token of its own "
-                    "(`manage.py create_worker_token NAME`)"
+                    "(`python -m agent enrol`, or `manage.py create_worker_token NAME`)"
                 ) from None
             if error.repeatable or error.status == 401:
                 self.contact.failed(error)
@@ -189,7 +196,7 @@ class Client:
         *,
         authenticated: bool,
         read_seconds: float,
-        headers: dict[str, str] | None,
+        headers: dict[str, str] | None = None,
         **content: Any,
     ) -> dict[str, Any]:
         try:

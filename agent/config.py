@@ -1,21 +1,30 @@
-"""Every setting of the agent, from flags, environment and a TOML file; nothing is contacted here."""
+"""Every setting of the agent, from flags, environment, a TOML file and an enrolment; nothing is contacted here."""
 
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.errors import BadConfig, BadToken, WrongUrl
+from agent.errors import BadConfig, WrongUrl
+from agent.tokens import HOW_TO_ENROL, enrolment_token, looks_like_a_token, worker_token
 
 PREFIX = "EDGE_AGENT_"
-TOKEN_SHAPE = re.compile(r"ec_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
+#: In the state directory: what `enrol` leaves for `run`, which any other source overrules.
+ENROLLED = "enrolled.toml"
+ENROLLED_SETTINGS = ("url", "token_file")
+#: Of two that say the same in two ways, the one that is named nearer wins.
+EITHER = {
+    "token": "token_file",
+    "token_file": "token",
+    "enrolment_token": "enrolment_token_file",
+    "enrolment_token_file": "enrolment_token",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +49,35 @@ class Config:
     boot_id: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Enrolment:
+    """What `enrol` is told."""
+
+    url: str
+    state_dir: Path
+    #: Where the worker's token goes.
+    token_file: Path
+    #: Replace the token that is there.
+    force: bool
+    #: None: it has to be asked for.
+    enrolment_token: str | None = field(repr=False)
+    #: How long an absent control plane is waited for.
+    retry_seconds: float
+    #: The flags that `run` will need to find the enrolment again.
+    run_flags: tuple[str, ...]
+
+
 def text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be a text that is not empty")
     return value.strip()
+
+
+def file(value: Any) -> str:
+    name = text(value)
+    if looks_like_a_token(name):  # it must be neither shown nor become the name of a file
+        raise ValueError("must name a file, not be a token itself")
+    return name
 
 
 def names(value: Any) -> tuple[str, ...]:
@@ -86,7 +120,10 @@ def one_of(*choices: str) -> Callable[[Any], str]:
 SETTINGS: dict[str, Callable[[Any], Any]] = {
     "url": text,
     "token": text,
-    "token_file": text,
+    "token_file": file,
+    "enrolment_token": text,
+    "enrolment_token_file": file,
+    "retry_seconds": seconds,
     "name": text,
     "queues": names,
     "concurrency": positive,
@@ -100,43 +137,28 @@ SETTINGS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+Sources = list[tuple[str, Mapping[str, Any]]]
+
+
 def load(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path | None = None) -> Config:
-    """Put the settings together: flags win over the environment, the environment over the TOML file.
+    """Put the settings of `run` together.
 
-    Raises BadConfig, BadToken or WrongUrl with a line that names the setting, where it stood and what it may be.
+    Flags win over the environment, the environment over the TOML file, and that over what `enrol` left. Raises
+    BadConfig, BadToken or WrongUrl with a line that names the setting, where it stood and what it may be.
     """
-    variables = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
-    refuse_unknown(variables, (*SETTINGS, "config"), what="environment variable", spell=variable)
-    file = flags.get("config") or variables.pop(PREFIX + "CONFIG", None)
-    merged: dict[str, Any] = {}
-    sources = [(f"{file}: ", read_toml(Path(file)))] if file else []
-    sources.append(("", variables))
-    sources.append(("", {"--" + name.replace("_", "-"): value for name, value in flags.items() if name != "config"}))
-    for origin, values in sources:
-        for label, value in values.items():
-            name = label.removeprefix(PREFIX).lower().removeprefix("--").replace("-", "_")
-            if value is None:
-                continue
-            try:
-                merged[name] = SETTINGS[name](value)
-            except ValueError as error:
-                shown = "" if name == "token" else f", not {value!r}"
-                raise BadConfig(f"{origin}{label} {error}{shown}") from None
-            if name in {"token", "token_file"}:  # whichever is named nearer wins, not both
-                merged.pop("token" if name == "token_file" else "token_file", None)
-    return _config(merged, home=home or Path.home())
-
-
-def _config(merged: dict[str, Any], *, home: Path) -> Config:
-    if "url" not in merged:
-        raise BadConfig("the control plane's address is missing: give --url https://... or set EDGE_AGENT_URL")
+    merged, state_dir = gather(flags=flags, environ=environ, home=home)
+    if "url" not in merged and not merged.keys() & {"token", "token_file"}:
+        raise BadConfig(
+            f"this machine is not enrolled (as far as {state_dir} tells): run {HOW_TO_ENROL} first, or give --url and "
+            "the --token-file that `manage.py create_worker_token NAME` wrote on the control plane"
+        )
     return Config(
-        url=control_plane_url(merged["url"]),
-        token=token(merged),
+        url=control_plane_url(merged),
+        token=worker_token(merged),
         name=merged.get("name"),
         queues=merged.get("queues"),
         concurrency=merged.get("concurrency", 8),
-        state_dir=Path(merged.get("state_dir", home / ".local/state/edgecontrol-agent")).expanduser().absolute(),
+        state_dir=state_dir,
         task_python=merged.get("task_python", sys.executable),
         task_start=merged.get("task_start", "fork"),
         on_term=merged.get("on_term", "drain"),
@@ -146,15 +168,81 @@ def _config(merged: dict[str, Any], *, home: Path) -> Config:
     )
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def load_enrolment(
+    *, flags: Mapping[str, Any], force: bool, environ: Mapping[str, str], home: Path | None = None
+) -> Enrolment:
+    """Put the settings of `enrol` together, from the same sources. Raises as `load` does."""
+    merged, state_dir = gather(flags=flags, environ=environ, home=home)
+    if "token" in merged:
+        raise BadConfig(
+            "EDGE_AGENT_TOKEN is set, and would go before the token of an enrolment: unset it, or run without enrolling"
+        )
+    token_file = Path(merged.get("token_file", state_dir / "worker.token")).expanduser().absolute()
+    for path in (state_dir, token_file):
+        if not str(path).isprintable():  # a TOML file could not name it
+            raise BadConfig(f"the name {str(path)!r} must consist of characters that can be printed")
+    run_flags: list[str] = ["--config", flags["config"]] if flags.get("config") else []
+    if state_dir != default_state_dir(home):
+        run_flags += ["--state-dir", str(state_dir)]
+    return Enrolment(
+        url=control_plane_url(merged),
+        state_dir=state_dir,
+        token_file=token_file,
+        force=force,
+        enrolment_token=enrolment_token(merged),
+        retry_seconds=merged.get("retry_seconds", 60.0),
+        run_flags=tuple(run_flags),
+    )
+
+
+def gather(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, Any], Path]:
+    """Every setting that something names, and the state directory, whose enrolment fills what is missing."""
+    variables = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+    refuse_unknown(variables, (*SETTINGS, "config"), what="environment variable", spell=variable)
+    toml = flags.get("config") or variables.pop(PREFIX + "CONFIG", None)
+    sources: Sources = [(f"{toml}: ", read_toml(Path(toml), known=SETTINGS))] if toml else []
+    sources.append(("", variables))
+    sources.append(("", {"--" + name.replace("_", "-"): value for name, value in flags.items() if name != "config"}))
+    merged = merge(sources)
+    state_dir = Path(merged.get("state_dir", default_state_dir(home))).expanduser().absolute()
+    if "url" not in merged or not merged.keys() & {"token", "token_file"}:
+        path = state_dir / ENROLLED
+        merged = merge([(f"{path}: ", read_toml(path, known=ENROLLED_SETTINGS, may_be_missing=True)), *sources])
+    return merged, state_dir
+
+
+def default_state_dir(home: Path | None) -> Path:
+    return (home or Path.home()) / ".local/state/edgecontrol-agent"
+
+
+def merge(sources: Sources) -> dict[str, Any]:
+    """Read every value, later sources over earlier ones."""
+    merged: dict[str, Any] = {}
+    for origin, values in sources:
+        for label, value in values.items():
+            name = label.removeprefix(PREFIX).lower().removeprefix("--").replace("-", "_")
+            if value is None:
+                continue
+            try:
+                merged[name] = SETTINGS[name](value)
+            except ValueError as error:
+                shown = "" if "token" in name else f", not {value!r}"
+                raise BadConfig(f"{origin}{label} {error}{shown}") from None
+            merged.pop(EITHER.get(name, ""), None)
+    return merged
+
+
+def read_toml(path: Path, *, known: Iterable[str], may_be_missing: bool = False) -> dict[str, Any]:
     """The settings of a TOML file. Its keys are the long flags' names, with underscores."""
     try:
         content = tomllib.loads(path.read_text())
     except OSError as error:
+        if may_be_missing and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return {}
         raise BadConfig(f"cannot read the settings file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is not TOML: {error}") from None
-    refuse_unknown(content, SETTINGS, what=f"{path}: setting", spell=str)
+    refuse_unknown(content, known, what=f"{path}: setting", spell=str)
     return content
 
 
@@ -174,35 +262,14 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], *, what: str, spe
         raise BadConfig(f"{what} {name} is not known: {hint}")
 
 
-def control_plane_url(url: str) -> str:
+def control_plane_url(merged: Mapping[str, Any]) -> str:
     """The address without the API's own path or a closing slash. Raises WrongUrl when it is no web address."""
+    url = merged.get("url")
+    if url is None:
+        raise BadConfig("the control plane's address is missing: give --url https://... or set EDGE_AGENT_URL")
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise WrongUrl(f"{url!r} is not a web address: it must look like https://edge.example.com")
     if parts.query or parts.fragment or parts.username:
         raise WrongUrl("the URL must not contain a user, '?' or '#': it must look like https://edge.example.com")
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/").removesuffix("/api/v1/edge").rstrip("/")
-
-
-def token(merged: Mapping[str, Any]) -> str:
-    """The worker's token, from the settings or from the first line of its file. Its text is never shown."""
-    origin = "EDGE_AGENT_TOKEN"
-    value = merged.get("token")
-    if value is None:
-        if "token_file" not in merged:
-            raise BadConfig(
-                "the token is missing: have one made with `manage.py create_worker_token NAME` on the control plane, "
-                "then give --token-file FILE or set EDGE_AGENT_TOKEN_FILE"
-            )
-        origin = merged["token_file"]
-        try:
-            lines = Path(origin).expanduser().read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadConfig(f"cannot read the token file {origin}: {getattr(error, 'strerror', error)}") from None
-        value = next((line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
-    if not TOKEN_SHAPE.fullmatch(value):
-        raise BadToken(
-            f"{origin} does not hold an EdgeControl token (ec_..._...): "
-            "have one made with `manage.py create_worker_token NAME` on the control plane"
-        )
-    return str(value)

@@ -32,7 +32,7 @@ class Unreachable(AgentError):
 
 class BadToken(AgentError):
     exit_code = 5
-    summary = "the token is unknown, revoked or expired"
+    summary = "the token, or the enrolment token, is unknown, used, revoked or expired"
 
 
 class NoAirflow(AgentError):
@@ -64,15 +64,15 @@ class Outdated(AgentError):
 
 class BadStateDir(AgentError):
     exit_code = 11
-    summary = "the state directory cannot be used"
+    summary = "the state directory, or the place for the token file, cannot be used"
 
 
 class Interrupted(AgentError):
     exit_code = 130
-    summary = "jobs were stopped, because a second signal asked for it"
+    summary = "interrupted: a second signal stopped the jobs, or Ctrl-C ended an enrolment"
 
 
-#: Every way to end, in the order of their codes. 0 means: drained, stopped or left as asked.
+#: Every way to end, in the order of their codes. 0 means: drained, stopped or left as asked; or enrolled.
 ALL = (
     AgentError,
     BadConfig,

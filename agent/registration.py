@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -30,7 +31,7 @@ class Registration:
         self.client = client
         self.url = url
         self.name = token_name
-        self._mark = state_dir / "registered"
+        self._state_dir = state_dir
 
     def until_accepted(self, body: dict[str, Any], *, pause: Callable[[float], bool]) -> dict[str, Any] | None:
         """The answer; None when a pause says that a signal came. Raises the AgentError that a refusal means."""
@@ -39,21 +40,28 @@ class Registration:
             try:
                 answer = self.client.register(body)
             except ApiError as error:
-                refusal = why_not(error, url=self.url, name=self.name, known=self._is_known())
+                refusal = why_not(
+                    error, url=self.url, name=self.name, known=is_known(self.url, state_dir=self._state_dir)
+                )
                 if refusal is not None:
                     raise refusal from None
                 if pause(backoff.next_seconds(retry_after=error.retry_after)):
                     return None
             else:
-                self._remember()
+                remember(self.url, state_dir=self._state_dir)
                 return answer
 
-    def _is_known(self) -> bool:
-        return (read_json(self._mark) or {}).get("url") == self.url
 
-    def _remember(self) -> None:
-        if not self._is_known():
-            write(self._mark, json.dumps({"url": self.url}).encode())
+def is_known(url: str, *, state_dir: Path) -> bool:
+    """Whether this address once led to a control plane."""
+    return (read_json(state_dir / "registered") or {}).get("url") == url
+
+
+def remember(url: str, *, state_dir: Path) -> None:
+    """Note that this address leads to a control plane. A full disk that forgets it only costs patience later."""
+    if not is_known(url, state_dir=state_dir):
+        with contextlib.suppress(OSError):
+            write(state_dir / "registered", json.dumps({"url": url}).encode())
 
 
 def why_not(error: ApiError, *, url: str, name: str | None, known: bool) -> AgentError | None:
@@ -62,7 +70,7 @@ def why_not(error: ApiError, *, url: str, name: str | None, known: bool) -> Agen
     if error.code == "bad_token":
         return BadToken(
             f"{url} does not accept the token ({detail or 'unknown, revoked or expired'}): have a new one made with "
-            "`manage.py create_worker_token NAME` on the control plane"
+            "`manage.py create_worker_token NAME` on the control plane, or enrol again: `python -m agent enrol --force`"
         )
     if error.code == "name_taken":
         return NameTaken(

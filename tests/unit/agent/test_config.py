@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from agent.config import Config, load
+from agent.config import Config, Enrolment, load, load_enrolment
 from agent.errors import AgentError, BadConfig, BadToken, WrongUrl
 
 TOKEN = "ec_key_secret-part"
+ENROLMENT_TOKEN = f"ece_{'0a' * 6}_{'1b' * 32}"
 MINIMAL = {"EDGE_AGENT_URL": "https://edge.example.com", "EDGE_AGENT_TOKEN": TOKEN}
 
 
@@ -44,6 +45,36 @@ def test_a_token_file_on_the_command_line_wins_over_a_token_in_the_environment(t
     assert read(token_file=str(file)).token == "ec_other_token"
 
 
+def test_what_enrolling_left_fills_in_what_nothing_else_names(tmp_path: Path) -> None:
+    (tmp_path / "worker.token").write_text(f"{TOKEN}\n")
+    (tmp_path / "enrolled.toml").write_text(
+        f'# worker press-7\nurl = "https://enrolled.example.com"\ntoken_file = "{tmp_path}/worker.token"\n'
+    )
+    state_dir = {"EDGE_AGENT_STATE_DIR": str(tmp_path)}
+    config = read(state_dir)
+    assert (config.url, config.token, config.state_dir) == ("https://enrolled.example.com", TOKEN, tmp_path)
+    assert read(state_dir, url="https://flag").url == "https://flag"
+    assert read({**state_dir, "EDGE_AGENT_URL": "https://env"}).url == "https://env"
+    assert read({**state_dir, "EDGE_AGENT_TOKEN": "ec_other_token"}).token == "ec_other_token"
+    toml = tmp_path / "agent.toml"
+    toml.write_text(f'url = "https://toml"\nstate_dir = "{tmp_path}"\n')
+    assert read({}, config=str(toml)).url == "https://toml"
+    assert read({}, config=str(toml)).token == TOKEN
+
+
+def test_what_enrolling_left_is_not_looked_at_when_nothing_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "enrolled.toml").write_text("broken")
+    assert read(state_dir=str(tmp_path)).url == "https://edge.example.com"
+    with pytest.raises(BadConfig, match=r"enrolled\.toml is not TOML"):
+        read({}, state_dir=str(tmp_path))
+
+
+def test_an_enrolment_names_only_the_address_and_the_token_file(tmp_path: Path) -> None:
+    (tmp_path / "enrolled.toml").write_text("concurrency = 3\n")
+    with pytest.raises(BadConfig, match="concurrency is not known"):
+        read({}, state_dir=str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("given", "url"),
     [
@@ -70,6 +101,7 @@ def test_the_url_may_be_given_in_several_ways(given: str, url: str) -> None:
         ({"name": " "}, BadConfig, "--name"),
         ({"config": "/no/such/file"}, BadConfig, "/no/such/file"),
         ({"token_file": "/no/such/file"}, BadConfig, "/no/such/file"),
+        ({"retry_seconds": "soon"}, BadConfig, "--retry-seconds must be a number of seconds"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_it_may_be(
@@ -84,14 +116,84 @@ def test_a_wrong_setting_is_named_with_what_it_may_be(
 def test_a_missing_url_or_token_says_how_to_give_one() -> None:
     with pytest.raises(BadConfig, match="--url"):
         read({"EDGE_AGENT_TOKEN": TOKEN})
-    with pytest.raises(BadConfig, match="create_worker_token"):
-        read({"EDGE_AGENT_URL": "https://e"})
+    for environ in ({"EDGE_AGENT_URL": "https://e"}, {}):
+        with pytest.raises(BadConfig, match=r"python -m agent enrol --url .*create_worker_token"):
+            read(environ)
 
 
 def test_what_is_no_token_is_not_shown() -> None:
     with pytest.raises(BadToken) as caught:
         read({**MINIMAL, "EDGE_AGENT_TOKEN": "pass word"})
     assert "pass word" not in str(caught.value)
+
+
+def test_an_enrolment_token_is_no_worker_token() -> None:
+    with pytest.raises(BadToken, match="python -m agent enrol") as caught:
+        read({**MINIMAL, "EDGE_AGENT_TOKEN": ENROLMENT_TOKEN})
+    assert ENROLMENT_TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["token_file", "enrolment_token_file"])
+def test_a_token_in_the_place_of_a_file_is_not_shown(setting: str) -> None:
+    with pytest.raises(BadConfig, match="must name a file") as caught:
+        read(**{setting: ENROLMENT_TOKEN})
+    assert ENROLMENT_TOKEN not in str(caught.value)
+
+
+def test_running_minds_no_settings_of_an_enrolment() -> None:
+    read({**MINIMAL, "EDGE_AGENT_ENROLMENT_TOKEN": "x", "EDGE_AGENT_RETRY_SECONDS": "5"})
+
+
+def read_enrolment(environ: dict[str, str] | None = None, *, force: bool = False, **flags: Any) -> Enrolment:
+    defaults = {"EDGE_AGENT_URL": "https://edge.example.com"}
+    return load_enrolment(
+        flags=flags, force=force, environ=defaults if environ is None else environ, home=Path("/home/somebody")
+    )
+
+
+def test_enrolling_needs_an_address_and_asks_for_the_rest() -> None:
+    settings = read_enrolment()
+    assert (settings.url, settings.enrolment_token) == ("https://edge.example.com", None)
+    assert settings.token_file == Path("/home/somebody/.local/state/edgecontrol-agent/worker.token")
+    assert (settings.retry_seconds, settings.run_flags) == (60.0, ())
+    with pytest.raises(BadConfig, match="--url"):
+        read_enrolment({})
+
+
+def test_an_enrolment_file_on_the_command_line_wins_over_a_token_in_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "enrolment"
+    file.write_text(f"# one machine only\n{ENROLMENT_TOKEN}\n")
+    environ = {"EDGE_AGENT_URL": "https://e", "EDGE_AGENT_ENROLMENT_TOKEN": "ece_other"}
+    assert read_enrolment(environ, enrolment_token_file=str(file)).enrolment_token == ENROLMENT_TOKEN
+
+
+def test_an_enrolment_token_is_not_shown_by_its_settings() -> None:
+    settings = read_enrolment({"EDGE_AGENT_URL": "https://e", "EDGE_AGENT_ENROLMENT_TOKEN": ENROLMENT_TOKEN})
+    assert settings.enrolment_token == ENROLMENT_TOKEN
+    assert ENROLMENT_TOKEN not in repr(settings)
+
+
+def test_the_next_command_repeats_what_it_needs(tmp_path: Path) -> None:
+    toml = tmp_path / "agent.toml"
+    toml.write_text("concurrency = 2\n")
+    assert read_enrolment(config=str(toml), state_dir="/srv/edge").run_flags == (
+        "--config",
+        str(toml),
+        "--state-dir",
+        "/srv/edge",
+    )
+
+
+def test_enrolling_again_goes_to_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "enrolled.toml").write_text('url = "https://old"\ntoken_file = "/etc/edge/worker.token"\n')
+    settings = read_enrolment({}, force=True, state_dir=str(tmp_path))
+    assert (settings.url, settings.token_file) == ("https://old", Path("/etc/edge/worker.token"))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\udc80b"])
+def test_a_place_that_no_file_could_name_is_refused(name: str) -> None:
+    with pytest.raises(BadConfig, match="printed"):
+        read_enrolment(token_file=name)
 
 
 @pytest.mark.parametrize(
