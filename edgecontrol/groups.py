@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.apps import apps
+from django.contrib.auth.management import create_permissions
 from django.contrib.auth.models import Group, Permission
 from django.db.models import Q
 
@@ -25,6 +27,9 @@ GROUPS: dict[str, Q] = {
 
 def make_groups(**_: Any) -> None:
     """After migrations: make each group that is missing. One that exists belongs to the people who run it."""
+    # Django makes permissions after migrations too, and which of the two comes first is nobody's promise.
+    for label in ("auth", *_FLEET):
+        create_permissions(apps.get_app_config(label), verbosity=0)
     may = Q()
     for name, further in GROUPS.items():
         may |= further
