@@ -28,7 +28,7 @@ MEANINGS = {
     Code.WRONG_USAGE: "wrong usage: an argument is missing, unknown or wrong",
     Code.SKIPPED: "done but for some, which were skipped; each has its line on stderr",
     Code.UNFINISHED: "asked for, but `--wait SECONDS` was too short to see it done",
-    Code.INTERRUPTED: "interrupted by Ctrl-C; what was asked for stands",
+    Code.INTERRUPTED: "interrupted by Ctrl-C; the line on stderr says whether the request stands",
 }
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from django.core.management import BaseCommand, CommandParser
@@ -73,6 +74,11 @@ class FleetCommand(BaseCommand):
         """For people, on stderr: stdout is for what the command found or did. Unlike an error it is not red."""
         self.stderr.write(text, paint, ending)
         self.stderr.flush()
+
+
+def plain(value: object) -> str:
+    """For JSON: times as the operator API writes them, anything else as text."""
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
 
 
 def _line(error: Exception) -> str:

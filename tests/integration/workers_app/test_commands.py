@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from jobs_app import operations as jobs_operations
 from tests.integration.commandline import Ran, manage
 from tests.integration.people import OPS
-from workers_app import auth, operations, registry, wishes
+from workers_app import operations, registry, wishes
 from workers_app.management.endings import MEANINGS, Code
 from workers_app.models import Change, Worker
 from workers_app.registry import Introduction
@@ -454,85 +454,3 @@ class TestWaiting:
 
 def void(_: object) -> None:
     """For a lambda whose result nobody wants."""
-
-
-class TestListWorkers:
-    def test_the_table_shows_what_an_operator_looks_for(self, make_worker: Make) -> None:
-        make_worker(
-            "press-1",
-            queues=["floor", "paint"],
-            team_name="red",
-            jobs_active=2,
-            concurrency=8,
-            concurrency_override=3,
-            agent_version="1.2.3",
-            heard_seconds_ago=7500,
-            requested="maintenance",
-            requested_by="ops",
-            requested_comment="disk\nswap",
-            state="maintenance pending",
-        )
-        title, row = manage("list_workers").out.splitlines()
-        assert title.split() == ["NAME", "STATE", "JOBS", "QUEUES", "TEAM", "HEARD", "AGENT", "WISH"]
-        for part in ("press-1", "maintenance pending", "2/3", "floor,paint", "red", "2 h", "1.2.3"):
-            assert f" {part} " in f" {row} "
-        assert row.endswith("maintenance by ops: disk swap")
-
-    def test_queues_that_are_all_or_none_are_told_apart(self, make_worker: Make) -> None:
-        make_worker("a", queues=None)
-        make_worker("b", queues=[])
-        _, first, second = manage("list_workers").out.splitlines()
-        assert "(every queue)" in first
-        assert "(none)" in second
-
-    @pytest.mark.parametrize(
-        ("flags", "names"),
-        [
-            ([], ["Halle 7 🦊", "lab", "press-1", "press-2"]),
-            (["--queue", "floor"], ["Halle 7 🦊", "press-1", "press-2"]),
-            (["--pattern", "press-*"], ["press-1", "press-2"]),
-            (["--pattern", "press-*", "--queue", "paint"], ["press-2"]),
-            (["--state", "maintenance_request"], ["lab"]),
-            (["--state", "maintenance request", "--state", "unknown"], ["lab"]),
-            (["--team", "red"], []),
-        ],
-    )
-    def test_flags_narrow_it_down(self, fleet: list[Worker], flags: list[str], names: list[str]) -> None:
-        wishes.request_maintenance([fleet[2].pk], by=OPS, comment="x")
-        assert [row["name"] for row in manage("list_workers", "--json", *flags).json] == names
-
-    def test_an_unknown_state_is_wrong_usage_that_names_the_states(self, db: None) -> None:
-        ran = manage("list_workers", "--state", "sleeping")
-        assert ran.code == Code.WRONG_USAGE
-        assert "maintenance mode" in ran.err
-
-    def test_json_has_times_lists_and_no_secret(self, make_worker: Make) -> None:
-        worker = make_worker("press-1", queues=["floor"])
-        token = auth.issue(worker=worker, by=OPS)
-        (row,) = manage("list_workers", "--json").json
-        assert row["effective_queues"] == ["floor"]
-        assert row["last_heartbeat"].startswith("20")
-        assert token.split("_")[2] not in str(row)
-        assert "session" not in row
-
-    def test_nobody_is_said_and_no_failure(self, make_worker: Make) -> None:
-        assert manage("list_workers") == Ran(0, "", "there is no worker host yet\n")
-        make_worker("press-1")
-        assert manage("list_workers", "--queue", "x", "--team", "y") == Ran(0, "", "no worker host is like that\n")
-        assert manage("list_workers", "--team", "y", "--json").json == []
-
-    def test_it_costs_one_query_whatever_the_size_of_the_fleet(self, make_worker: Make) -> None:
-        for _ in range(50):
-            make_worker()
-        for flags in ([], ["--json"], ["--queue", "x", "--pattern", "*", "--state", "idle"]):
-            with CaptureQueriesContext(connection) as queries:
-                manage("list_workers", *flags)
-            assert len(queries) == 1
-
-    def test_at_a_terminal_it_fits_and_has_colours_only_there(self, make_worker: Make) -> None:
-        make_worker("n" * 250, queues=["q" * 100])
-        wide, narrow = manage("list_workers"), manage("list_workers", types="")
-        assert max(map(len, wide.out.splitlines())) > 250
-        assert max(len(line.replace("\x1b[32;1m", "").replace("\x1b[0m", "")) for line in narrow.out.splitlines()) <= 80
-        assert "\x1b[" in narrow.out
-        assert "\x1b[" not in wide.out

@@ -1,4 +1,7 @@
-"""`manage.py list_workers`: the fleet as a table or as JSON; nothing is changed."""
+"""`manage.py list_workers`: the fleet as a table or as JSON; nothing is changed.
+
+It stands here because workers_app does not know what its workers hold.
+"""
 
 from __future__ import annotations
 
@@ -7,52 +10,33 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.core.serializers.json import DjangoJSONEncoder
+from django.conf import settings
+from django.db.models import Count, Sum
 from django.utils import timezone
 
-from workers_app import selection
+from jobs_app.models import Job
+from jobs_app.states import HELD
+from workers_app import selection, versions
 from workers_app.management import tables
-from workers_app.management.fleet_command import FleetCommand
+from workers_app.management.fleet_command import FleetCommand, plain
 from workers_app.management.operation_command import pattern
 from workers_app.management.tables import Cell, Column, Painted
 from workers_app.models import Worker
-from workers_app.states import GONE, Requested, Shown
+from workers_app.states import GONE, Reported, Requested, Shown
 
 COLUMNS = (
     Column("NAME"),
     Column("STATE", whole=True),
     Column("JOBS", whole=True),
+    Column("SLOTS", whole=True),
     Column("QUEUES"),
     Column("TEAM", optional=True),
     Column("HEARD", whole=True),
     Column("AGENT", optional=True),
     Column("WISH"),
 )
-_FIELDS = (
-    "id",
-    "name",
-    "state",
-    "requested",
-    "requested_by",
-    "requested_at",
-    "requested_comment",
-    "requested_until",
-    "reported",
-    "queues",
-    "allowed_queues",
-    "queues_override",
-    "effective_queues",
-    "team_name",
-    "concurrency",
-    "concurrency_override",
-    "effective_concurrency",
-    "jobs_active",
-    "sysinfo",
-    "agent_version",
-    "airflow_version",
-    "first_online",
-    "last_heartbeat",
-)
+#: Jobs and slots that a worker holds.
+Held = tuple[int, int]
 
 
 class Command(FleetCommand):
@@ -80,24 +64,29 @@ class Command(FleetCommand):
             workers = workers.filter(team_name=options["team"])
         if options["pattern"] is not None:
             workers = workers.filter(selection.like(options["pattern"]))
+        rows = list(workers)
+        held = _held()
         if options["json"]:
-            rows = [{name: getattr(worker, name) for name in _FIELDS} for worker in workers]
-            self.stdout.write(json.dumps(rows, indent=2, cls=DjangoJSONEncoder))
-            return
-        now = timezone.now()
-        table = [self._row(worker, heard=tables.ago(worker.last_heartbeat, now)) for worker in workers]
-        if not table:
+            known = [_known(worker, held.get(worker.pk, (0, 0))) for worker in rows]
+            self.stdout.write(json.dumps(known, indent=2, default=plain))
+        elif rows:
+            now = timezone.now()
+            table = [
+                self._row(worker, held.get(worker.pk, (0, 0)), heard=tables.ago(worker.last_heartbeat, now))
+                for worker in rows
+            ]
+            for line in tables.lines(COLUMNS, table, width=tables.terminal_width(self.stdout)):
+                self.stdout.write(line)
+        else:
             self.note("no worker host is like that" if Worker.objects.exists() else "there is no worker host yet")
-            return
-        for line in tables.lines(COLUMNS, table, width=tables.terminal_width(self.stdout)):
-            self.stdout.write(line)
 
-    def _row(self, worker: Worker, *, heard: str) -> Sequence[Cell]:
-        queues = worker.effective_queues
+    def _row(self, worker: Worker, held: Held, *, heard: str) -> Sequence[Cell]:
+        queues, (jobs, slots) = worker.effective_queues, held
         return (
             worker.name,
             Painted(worker.state, self._paint(worker.state)),
-            f"{worker.jobs_active}/{worker.effective_concurrency}",
+            str(jobs),
+            f"{slots}/{worker.effective_concurrency}",
             "(every queue)" if queues is None else ",".join(queues) or "(none)",
             worker.team_name,
             heard or "never",
@@ -108,6 +97,46 @@ class Command(FleetCommand):
     def _paint(self, state: str) -> Callable[[str], str]:
         plain = {Shown.IDLE: self.style.SUCCESS, Shown.RUNNING: self.style.SUCCESS, Shown.UNKNOWN: self.style.ERROR}
         return plain.get(Shown(state), str if state in GONE else self.style.WARNING)
+
+
+def _held() -> dict[int, Held]:
+    rows = Job.objects.filter(state__in=sorted(HELD)).order_by().values_list("worker")
+    return {pk: (jobs, slots) for pk, jobs, slots in rows.annotate(jobs=Count("pk"), sum=Sum("slots"))}
+
+
+def _known(worker: Worker, held: Held) -> dict[str, Any]:
+    """In the words of the operator API."""
+    jobs, slots = held
+    return {
+        "id": worker.pk,
+        "name": worker.name,
+        "state": worker.state,
+        "requested": worker.requested,
+        "comment": worker.requested_comment,
+        "by": worker.requested_by,
+        "at": worker.requested_at,
+        "until": worker.requested_until,
+        "reported": worker.reported,
+        "queues": worker.effective_queues,
+        "agent_queues": worker.queues,
+        "allowed_queues": worker.allowed_queues,
+        "queues_override": worker.queues_override,
+        "team": worker.team_name,
+        "slots": {
+            "effective": worker.effective_concurrency,
+            "used": slots,
+            "agent": worker.concurrency,
+            "override": worker.concurrency_override,
+        },
+        "jobs": jobs,
+        "agent_version": worker.agent_version,
+        "airflow_version": worker.airflow_version,
+        "outdated": versions.is_outdated(worker.agent_version, str(settings.SPECTACULAR_SETTINGS["VERSION"])),
+        "last_heartbeat": worker.last_heartbeat,
+        "silent": worker.state in GONE and worker.reported != Reported.OFFLINE,
+        "first_online": worker.first_online,
+        "sysinfo": worker.sysinfo,
+    }
 
 
 def _wish(worker: Worker) -> str:
