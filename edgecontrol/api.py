@@ -11,14 +11,17 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.db import DataError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
+from drf_spectacular.openapi import AutoSchema
 from rest_framework import exceptions, status
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
-from rest_framework.routers import DefaultRouter, Route
+from rest_framework.routers import APIRootView, DefaultRouter, Route
 from rest_framework.views import set_rollback
 
 from edgecontrol.hub import Busy
 from jobs_app.lifecycle import StaleAttempt
 from jobs_app.logs import LogFull, WrongOffset
+from jobs_app.states import JobState, ReportState
 from workers_app.auth import BadToken
 from workers_app.enrolment import BadEnrolmentToken, InvalidValidity, InvalidWorkerToken, KeepsItsOwn
 from workers_app.errors import Refusal
@@ -27,6 +30,7 @@ from workers_app.operations import InvalidParameter
 from workers_app.personal_tokens import BadPersonalToken
 from workers_app.registry import BeingChanged, InvalidName, NameTaken, OutdatedAgent, SessionReplaced
 from workers_app.selection import InvalidPattern
+from workers_app.states import Shown
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +134,17 @@ def server_error(request: HttpRequest) -> Any:
     return page(request)
 
 
+class FleetView(APIRootView):
+    """The operator API: workers, jobs, queues, enrolment tokens and the record of changes."""
+
+    permission_classes = [IsAuthenticated]
+
+
 class FleetRouter(DefaultRouter):
     """The addresses of the operator API: a final slash may be there or not, and a queue's name may have slashes."""
 
     include_format_suffixes = False
+    APIRootView = FleetView
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,16 +184,35 @@ _REFUSED = {
 }
 
 
+#: For SPECTACULAR_SETTINGS: a name for each set of words that is called `state`.
+WORKER_STATES = [state.value for state in Shown]
+JOB_STATES = [state.value for state in JobState]
+REPORT_STATES = [state.value for state in ReportState]
+
+
+class DocumentedSchema(AutoSchema):
+    """An endpoint's part of the documentation: also where it belongs, and the permission that it needs."""
+
+    def get_tags(self) -> list[str]:
+        return ["agent"] if self.path.startswith("/api/v1/edge/") else super().get_tags()
+
+    def get_operation(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        operation = super().get_operation(*args, **kwargs)
+        permission = getattr(self.view, "permission", None)
+        if operation is not None and permission:
+            text = operation.get("description", "")
+            operation["description"] = f"{text}\n\nNeeds the permission `{permission}`.".strip()
+        return operation
+
+
 def complete_schema(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]:
-    """drf-spectacular's hook: the form of refusals, and which part of the API an endpoint belongs to."""
+    """drf-spectacular's hook: the form of refusals, and what is said of each part of the API."""
     result["components"]["schemas"]["Refusal"] = _REFUSAL
     answer = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
     for path, methods in result["paths"].items():
-        _, _, part, *rest = path.strip("/").split("/")
         for method, operation in methods.items():
-            operation["tags"] = ["agent"] if part == "edge" else [rest[0] if rest else part]
             for code, description in _REFUSED.items():
-                if code in ("404", "409") and method == "get" and "{" not in path:
+                if (code == "404" and "{" not in path) or (code == "409" and method == "get"):
                     continue
                 operation["responses"].setdefault(code, {"description": description, "content": answer})
     result["tags"] = [{"name": name, "description": description} for name, description in _TAGS.items()]

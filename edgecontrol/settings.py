@@ -120,19 +120,23 @@ SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = max(2_621_440, EDGECONTROL.log_chunk_bytes)
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        # First, so that whoever shows nothing is answered 401.
+        "workers_app.personal_tokens.PersonalTokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
         "rest_framework.renderers.BrowsableAPIRenderer",
     ],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "edgecontrol.api.DocumentedSchema",
     "EXCEPTION_HANDLER": "edgecontrol.api.exception_handler",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "EdgeControl",
-    "DESCRIPTION": "The API between the control plane and its edge workers.",
+    "DESCRIPTION": "`/api/v1/fleet/` is for people and scripts; `/api/v1/edge/` is what agents speak.",
     "VERSION": __version__,
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
@@ -140,6 +144,16 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "SCHEMA_PATH_PREFIX": "/api/v1/(edge|fleet)",
+    "SORT_OPERATIONS": False,
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "edgecontrol.api.complete_schema"],
+    "ENUM_NAME_OVERRIDES": {
+        "WorkerStateEnum": "edgecontrol.api.WORKER_STATES",
+        "JobStateEnum": "edgecontrol.api.JOB_STATES",
+        "ReportStateEnum": "edgecontrol.api.REPORT_STATES",
+    },
+    # Values speak for themselves.
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
 }
 
 _accent = {50: 97.8, 100: 94.8, 200: 90, 300: 83, 400: 75, 500: 70, 600: 49, 700: 43, 800: 37.5, 900: 32, 950: 23.5}

@@ -7,9 +7,12 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from edgecontrol.api import FleetRouter
 from edgecontrol.hub import hub
 from jobs_app import agent_api
+from jobs_app.operator_api import JobViewSet, QueueViewSet, WorkerViewSet
 from workers_app.agent_api import EnrolView
+from workers_app.operator_api import ChangeViewSet, EnrolmentTokenViewSet
 
 admin.site.site_header = admin.site.site_title = "EdgeControl"
 admin.site.index_title = "Fleet"
@@ -25,10 +28,23 @@ edge = [
     path("logs/<uuid:job_id>/<int:attempt>", agent_api.AppendLogView.as_view(), name="append-log"),
 ]
 
+# Each with a list, its rows, and an address for each operation of its table; see `workers_app.operation_views`.
+fleet = FleetRouter()
+fleet.register("workers", WorkerViewSet, basename="worker")
+fleet.register("jobs", JobViewSet, basename="job")
+fleet.register("queues", QueueViewSet, basename="queue")
+fleet.register("enrolment-tokens", EnrolmentTokenViewSet, basename="enrolment-token")
+fleet.register("changes", ChangeViewSet, basename="change")
+
+#: Where the pages of the operator API let people in and out.
+session = [path("login", admin.site.login, name="login"), path("logout", admin.site.logout, name="logout")]
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("api/v1/edge/", include((edge, "edge"))),
+    path("api/v1/fleet/", include((fleet.urls, "fleet"))),
+    path("api/v1/session/", include((session, "rest_framework"))),
     path("api/v1/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/v1/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from uuid import UUID
 
 from django.db import connection
+from django.db.models.functions import Length
 
 from jobs_app.lifecycle import StaleAttempt
 from jobs_app.models import Job, LogChunk
+from jobs_app.states import FINAL
 from workers_app.errors import Refusal
 
 
@@ -69,3 +72,28 @@ def read(*, job_id: UUID, attempt: int, offset: int = 0) -> Iterator[bytes]:
             return
         yield bytes(chunk.data)[offset - chunk.offset :]
         offset = chunk.offset + len(chunk.data)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a log is stored."""
+
+    size: int
+    #: Nothing more will come.
+    complete: bool
+
+
+def extent(job: Job, *, attempt: int, cap_bytes: int, chunk_bytes: int) -> Extent:
+    """What is stored of this attempt's log, as of when `job` was read."""
+    chunks = LogChunk.objects.filter(job_id=job.pk, attempt=attempt).order_by("-offset")
+    last = chunks.values_list("offset", Length("data")).first()
+    size = sum(last) if last else 0
+    if attempt == 0:
+        return Extent(size, job.state in FINAL)
+    if attempt != job.attempt or job.worker_id is None:
+        # Its holder may append no more.
+        return Extent(size, True)
+    told = job.log_final_size
+    # Of a log beyond the cap, the first chunk that does not fit is the end.
+    full = told is not None and told > cap_bytes and size > cap_bytes - chunk_bytes
+    return Extent(size, told is not None and (size >= told or full))

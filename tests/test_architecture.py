@@ -28,11 +28,12 @@ BROUGHT_BY_AIRFLOW = {"airflow", "httpx", "pydantic", "setproctitle"}
 LAYERS = {
     "workers_app": [
         ["admin", "agent_api", "operator_api", "management"],
-        ["admin_operations"],
+        ["admin_operations", "operation_views"],
         ["operations"],
         ["enrolment"],
         ["auth", "personal_tokens", "wishes"],
         ["registry"],
+        ["api_lists"],
         ["audit", "notices", "selection", "versions"],
         ["models"],
         ["states", "errors", "outcomes", "credentials"],
@@ -40,7 +41,7 @@ LAYERS = {
     "jobs_app": [
         ["admin", "agent_api", "operator_api", "management"],
         ["operations"],
-        ["logs", "queues", "waiting"],
+        ["figures", "logs", "queues", "waiting"],
         ["lifecycle"],
         ["picking", "notices"],
         ["models"],

@@ -6,6 +6,7 @@ never crosses the wire, and a request whose answer was lost can be repeated.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -38,6 +39,12 @@ class InvalidValidity(Refusal):
     code = "invalid_request"
 
 
+class KeepsItsOwn(Refusal):
+    """A machine that was set up anew keeps its queues and its team; leave them out."""
+
+    code = "invalid_request"
+
+
 class InvalidWorkerToken(Refusal):
     """The key has 12 and the digest 64 hexadecimal digits."""
 
@@ -56,7 +63,8 @@ def create(
     """Make a token for the machine `name`; return it with its text, which cannot be shown again.
 
     `replace`: the machine exists and was set up anew; it keeps its queues and team, and its older tokens
-    are revoked when this one is used. Raises NameTaken for an existing name without it, InvalidName, InvalidValidity.
+    are revoked when this one is used. Raises NameTaken for an existing name without it, InvalidName, InvalidValidity,
+    KeepsItsOwn.
     """
     registry.check_name(name)
     if not SHORTEST <= valid_for <= LONGEST:
@@ -66,6 +74,8 @@ def create(
         raise registry.NameTaken(
             f"A worker named {name!r} exists already; choose another name, or say that its machine was set up anew."
         )
+    if worker and (allowed_queues is not None or team_name):
+        raise KeepsItsOwn
     minted = credentials.mint(credentials.ENROLMENT)
     queues = worker.allowed_queues if worker else None if allowed_queues is None else list(allowed_queues)
     with transaction.atomic():
@@ -84,6 +94,15 @@ def create(
         entry = audit.Entry(action="create_enrolment_token", kind="enrolment", id=token.pk, name=name, after=after)
         audit.record([entry], by=by)
     return token, minted.text
+
+
+def commands(url: str) -> list[str]:
+    """What is typed on the machine, line by line. The token is not among it: `enrol` asks for it."""
+    return [
+        "pip install 'edgecontrol[agent]' 'apache-airflow>=3.3,<3.4'",
+        f"python -m agent enrol --url {shlex.quote(url)}",
+        "python -m agent run",
+    ]
 
 
 def revoke(token_ids: Sequence[int], *, by: Actor) -> Outcome:
