@@ -61,8 +61,8 @@ def stylesheet(request: HttpRequest) -> str:
     return static("edgecontrol/fleet.css")
 
 
-def keyboard(request: HttpRequest) -> str:
-    return static("edgecontrol/keyboard.js")
+def access(request: HttpRequest) -> str:
+    return static("edgecontrol/access.js")
 
 
 def favicon(request: HttpRequest) -> str:

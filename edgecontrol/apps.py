@@ -1,4 +1,4 @@
-"""The project as an app: brings its admin, makes the schema before the first migration and the groups after the last."""
+"""The project as an app: its admin, the schema before the first migration, the groups after the last one."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class EdgeControlConfig(AppConfig):
         from edgecontrol.groups import make_groups
 
         pre_migrate.connect(create_schema, dispatch_uid="edgecontrol.create_schema")
+        # As the admin calls it beside worker hosts and jobs.
+        apps.get_app_config("auth").verbose_name = "People"
         # The last app of ours: by then every permission exists.
         last = apps.get_app_config("jobs_app")
         post_migrate.connect(make_groups, sender=last, dispatch_uid="edgecontrol.make_groups")

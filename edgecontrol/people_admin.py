@@ -34,7 +34,7 @@ MAY = {
 }
 
 
-class GroupChoice(forms.ModelMultipleChoiceField):
+class GroupChoice(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
     """Groups, each with what it may do."""
 
     def label_from_instance(self, group: Any) -> str:
@@ -43,7 +43,7 @@ class GroupChoice(forms.ModelMultipleChoiceField):
         return format_html("<strong>{}</strong> {}", group.name, MAY[group.name])
 
 
-class PermissionChoice(forms.ModelMultipleChoiceField):
+class PermissionChoice(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
     def label_from_instance(self, permission: Any) -> str:
         return str(permission.name)
 
@@ -52,11 +52,11 @@ admin.site.unregister([User, Group])
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc]
+class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ("username", "full_name", "groups_of", "is_active", "is_superuser", "seen")
+    list_display = ("username", "full_name", "groups_of", "is_active", "seen")
     list_filter = ("is_active", "is_superuser", "groups")
     ordering = ("username",)
     filter_horizontal = ()
@@ -71,7 +71,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc]
         ("Dates", {"fields": ("last_login", "date_joined")}),
     )
     add_fieldsets = (
-        (None, {"fields": ("username", "usable_password", "password1", "password2")}),
+        (None, {"fields": ("username", "password1", "password2")}),
         ("Rights", {"fields": _RIGHTS}),
     )
 
@@ -81,7 +81,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc]
 
     @admin.display(description="groups")
     def groups_of(self, user: User) -> str:
-        return ", ".join(group.name for group in user.groups.all())
+        return ", ".join((["superuser"] if user.is_superuser else []) + [group.name for group in user.groups.all()])
 
     @admin.display(description="last login", ordering="last_login")
     def seen(self, user: User) -> SafeString:
@@ -97,17 +97,18 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc]
 
     def formfield_for_manytomany(
         self, db_field: ManyToManyField[Any, Any], request: HttpRequest | None = None, **kwargs: Any
-    ) -> forms.ModelMultipleChoiceField | None:
-        if db_field.name == "groups":
-            kwargs |= {"form_class": GroupChoice, "widget": UnfoldAdminCheckboxSelectMultipleWidget, "help_text": ""}
-            return db_field.formfield(**kwargs)  # type: ignore[return-value]
-        field: forms.ModelMultipleChoiceField | None = super().formfield_for_manytomany(db_field, request, **kwargs)
-        return field
+    ) -> forms.ModelMultipleChoiceField[Any] | None:
+        return db_field.formfield(  # type: ignore[return-value]
+            form_class=GroupChoice, widget=UnfoldAdminCheckboxSelectMultipleWidget, help_text=""
+        )
 
     def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if field is not None and db_field.name in _HELP:
             field.label, field.help_text = _HELP[db_field.name]
+        if field is not None and db_field.name == "groups":
+            # Groups are made on a page of their own.
+            field.widget.can_add_related = False
         return field
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
@@ -152,9 +153,11 @@ class GroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
 
     def formfield_for_manytomany(
         self, db_field: ManyToManyField[Any, Any], request: HttpRequest | None = None, **kwargs: Any
-    ) -> forms.ModelMultipleChoiceField | None:
+    ) -> forms.ModelMultipleChoiceField[Any] | None:
         # Only what has an effect: nobody adds a worker or deletes a job by hand, whatever they are permitted.
-        permissions = Permission.objects.filter(reduce(or_, GROUPS.values())).order_by("content_type", "codename")
+        permissions = Permission.objects.filter(reduce(or_, GROUPS.values())).order_by(
+            "-content_type__app_label", "content_type", "codename"
+        )
         return db_field.formfield(  # type: ignore[return-value]
             form_class=PermissionChoice,
             queryset=permissions,

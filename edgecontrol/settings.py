@@ -102,9 +102,11 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
+LOGIN_URL, LOGIN_REDIRECT_URL = "admin:login", "admin:index"
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
+FORMAT_MODULE_PATH = "edgecontrol.formats"
 
 STATIC_URL = "static/"
 # Served from the packages themselves: no collectstatic step between an upgrade and a working admin.
@@ -166,7 +168,7 @@ UNFOLD = {
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "edgecontrol.admin_site.favicon"}],
     "ENVIRONMENT": "edgecontrol.admin_site.environment",
     "STYLES": ["edgecontrol.admin_site.stylesheet"],
-    "SCRIPTS": ["edgecontrol.admin_site.keyboard"],
+    "SCRIPTS": ["edgecontrol.admin_site.access"],
     "SHOW_BACK_BUTTON": True,
     "SIDEBAR": {
         "show_search": True,

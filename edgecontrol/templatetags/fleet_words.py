@@ -1,4 +1,4 @@
-"""Numbers and moments as the home page writes them: in words, with the moment itself in UTC for those who point at it."""
+"""Numbers and moments as the home page writes them: in words, and in UTC for those who point at them."""
 
 from __future__ import annotations
 

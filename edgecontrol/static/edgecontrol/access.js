@@ -1,7 +1,9 @@
-/* What unfold 0.91 leaves to the mouse alone: it clicks on spans, divs and links without an address.
- * Each of them becomes a button for the keyboard and for screen readers, which hear whether it is open.
+/* What unfold 0.91 keeps from the keyboard and from screen readers: its clickable spans, divs and links without an
+ * address become buttons that say whether they are open, and its page has a main part.
  */
 document.addEventListener("alpine:initialized", () => {
+  (document.getElementById("main") ?? document.getElementById("page"))?.setAttribute("role", "main");
+
   // By the icon, which is their whole text.
   const NAMES = {
     dock_to_right: "Navigation",
@@ -34,7 +36,17 @@ document.addEventListener("alpine:initialized", () => {
     });
   }
 
-  const all = () => document.querySelectorAll(MOUSE_ONLY).forEach(equip);
+  // An icon is a word in a font of pictures: not to be read out, unless it is all that its button says.
+  function silence(icon) {
+    const owner = icon.closest("a, button, [role=button]");
+    const alone = owner && owner.textContent.trim() === icon.textContent.trim();
+    if (icon !== owner && !(alone && !owner.title && !owner.ariaLabel)) icon.setAttribute("aria-hidden", "true");
+  }
+
+  function all() {
+    document.querySelectorAll(MOUSE_ONLY).forEach(equip);
+    document.querySelectorAll(".material-symbols-outlined:not([aria-hidden])").forEach(silence);
+  }
   all();
   new MutationObserver(all).observe(document.body, { childList: true, subtree: true });
 });
