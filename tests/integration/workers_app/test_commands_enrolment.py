@@ -87,8 +87,11 @@ class TestCreate:
         assert (Worker.objects.count(), worker.allowed_queues, worker.team_name) == (1, ["floor"], "red")
 
     @pytest.mark.parametrize("limits", [["--queues", "a"], ["--queues", ""], ["--team", "red"]])
-    def test_limits_for_a_machine_that_keeps_its_own_are_wrong_usage(self, limits: list[str]) -> None:
-        assert manage("create_enrolment_token", "press-7", "--replace", *limits).code == Code.WRONG_USAGE
+    def test_limits_for_a_machine_that_keeps_its_own_are_refused(self, make_worker: Make, limits: list[str]) -> None:
+        make_worker("press-7")
+        ran = manage("create_enrolment_token", "press-7", "--replace", *limits)
+        assert (ran.code, ran.err.count("\n")) == (Code.REFUSED, 1)
+        assert "keeps its queues and its team" in ran.err
         assert not EnrolmentToken.objects.exists()
 
     @pytest.mark.parametrize("name", ["line\nbreak", "", " x", "x" * 254, "\udcff"])

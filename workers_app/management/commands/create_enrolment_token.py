@@ -45,8 +45,6 @@ class Command(FleetCommand):
         parser.add_argument("--force", action="store_true", help="overwrite an existing file")
 
     def handle(self, *, name: str, file: Path | None, minutes: int, **options: Any) -> None:
-        if options["replace"] and (options["queues"] is not None or options["team"]):
-            self.parser.error("--replace keeps queues and team: leave out --queues and --team")
         try:
             if file:
                 secret_file.refuse_to_overwrite(file, force=options["force"])
@@ -74,17 +72,18 @@ class Command(FleetCommand):
 
 def _what_to_do(token: EnrolmentToken, file: Path | None) -> str:
     """What people do on the machine. The token itself never stands on a command line."""
-    url = settings.EDGECONTROL.public_url or "https://..."
     until = "" if token.expires_at is None else f" until {token.expires_at:%Y-%m-%d %H:%M} UTC"
-    asks = "asks for the token" if file is None else f"reads the token from {file.name}"
-    enrol = f"python -m agent enrol --url {url}" + ("" if file is None else f" --enrolment-token-file {file.name}")
-    return (
-        f"\nThis token makes one machine the worker host {token.name!r}{until}. It is not shown again.\n"
-        f"On the machine (enrol {asks}):\n\n"
-        f"  pip install 'edgecontrol[agent]' 'apache-airflow>=3.3,<3.4'\n"
-        f"  {enrol}\n"
-        f"  python -m agent run\n\n"
-        f"To withdraw it: manage.py revoke_enrolment_token {token.key}\n"
+    asks = (
+        "; enrol asks for the token" if file is None else f"; enrol takes --enrolment-token-file {file.name}, or asks"
+    )
+    commands = enrolment.commands(settings.EDGECONTROL.public_url or "https://...")
+    return "\n".join(
+        [
+            f"\nThis token makes one machine the worker host {token.name!r}{until}. It is not shown again.",
+            f"On the machine{asks}:\n",
+            *(f"  {line}" for line in commands),
+            f"\nTo withdraw it: manage.py revoke_enrolment_token {token.key}",
+        ]
     )
 
 
