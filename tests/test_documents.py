@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import get_commands, load_command_class
 
 from agent import errors
 from edgecontrol.environment import PREFIX, Environment
+from workers_app.management.endings import MEANINGS
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: `python manage.py X ...`, and where only the wheel is installed `python -m manage X ...`.
+COMMAND = re.compile(r"(?:manage\.py|python -m manage) ([a-z_]+)([^`\n]*)")
 
 
 def test_every_setting_of_the_server_is_documented_with_its_default_and_no_other() -> None:
@@ -46,3 +56,52 @@ def test_every_exit_code_of_the_agent_is_documented_with_its_meaning() -> None:
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs/connect.md").read_text(), re.M)
     expected = {error.exit_code: error.summary for error in errors.ALL}
     assert {int(code): meaning for code, meaning in rows if code != "0"} == expected
+
+
+def blocks(path: Path) -> Iterator[str]:
+    """The lines of every code block, with continued ones put together."""
+    for block in re.findall(r"^```\w*\n(.*?)^```", path.read_text(), re.M | re.S):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def parser_of(name: str) -> Any:
+    assert name in get_commands(), f"there is no command {name}"
+    return load_command_class(get_commands()[name], name).create_parser("manage.py", name)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_in_the_documents_exists_with_its_flags(path: Path) -> None:
+    for name, rest in COMMAND.findall(path.read_text()):
+        if name == "help":
+            continue
+        known = parser_of(name)._option_string_actions
+        flags = re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest)
+        assert not [flag for flag in flags if flag not in known], f"{name} {flags}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_line_in_a_code_block_is_one_that_can_be_typed(path: Path) -> None:
+    for line in blocks(path):
+        for name, rest in COMMAND.findall(line):
+            # Raises CommandError for a missing, unknown or wrong argument.
+            parser_of(name).parse_args(shlex.split(rest, comments=True))
+
+
+def test_every_command_that_the_page_for_operators_names_exists() -> None:
+    words = {"maintenance_mode", "pool_slots", "waits_because"}
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)\b[^`]*`", (ROOT / "docs/operate.md").read_text()))
+    assert named - words <= set(get_commands())
+
+
+def test_every_operation_is_on_the_page_for_operators() -> None:
+    from jobs_app import operations as jobs
+    from workers_app import operations as workers
+
+    text = (ROOT / "docs/operate.md").read_text()
+    every = (*workers.WORKERS, *workers.ENROLMENTS, *jobs.QUEUES, *jobs.JOBS)
+    assert not [operation.name for operation in every if operation.name not in text]
+
+
+def test_every_exit_code_of_the_commands_is_documented_with_its_meaning() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs/operate.md").read_text(), re.M)
+    assert {int(code): meaning for code, meaning in rows} == {code.value: text for code, text in MEANINGS.items()}
