@@ -92,7 +92,10 @@ class Heartbeat:
         self.orders.apply(answer, asked_at=asked_at)
         self.held.concurrency = self.orders.concurrency
         if self.orders.requested != before:
-            log.info("the control plane asks for %s %s", self.orders.requested, self.orders.comment)
+            left = self.orders.seconds_left()
+            within = "" if left is None else f" within {left:.0f} s"
+            comment = f": {self.orders.comment}" if self.orders.comment else ""
+            log.info("the control plane asks for %s%s%s", self.orders.requested, within, comment)
             # What follows from it, maintenance or work again, is told at once: people wait for it.
             self.orders.want_heartbeat()
         for entry in answer.get("gone") or []:

@@ -215,7 +215,7 @@ class Worker:
         return min(left, 60.0) if left > 0 else 1.0
 
     def _keep_deadline(self) -> None:
-        """Stop what still runs once the deadline of a shutdown order has passed; who is told so once does stop."""
+        """Stop what still runs once the deadline of a shutdown order has passed; no later order spares it then."""
         left = self.orders.seconds_left()
         late = [job for job in self.held.active() if job.stopping_at is None]
         if left is None or left > 0 or not late:
@@ -234,10 +234,10 @@ class Worker:
         return [job for job in self.held.active() if job.stopping_at is None or job.stopping_at > latest]
 
     def _deliver(self, *, seconds: float) -> None:
-        """Give the last reports and logs their time; one more signal cuts it short, and so does new work to do."""
+        """Give the last reports and logs their time; one more signal or a withdrawn shutdown cuts it short."""
         signals, deadline = len(self._signals), time.monotonic() + seconds
-        while self.held.all() and time.monotonic() < deadline and len(self._signals) == signals and not self._fatal:
-            if not self.orders.draining:
+        while self.held.all() and self.orders.draining and time.monotonic() < deadline:
+            if self._fatal or len(self._signals) != signals:
                 return
             time.sleep(0.1)
 

@@ -118,3 +118,23 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("os.write", lambda handle, content: whole(handle, content[:3]))
     write(tmp_path / "workload.json", b"0123456789")
     assert (tmp_path / "workload.json").read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        ({"state": "failed", "reason": "stopped by the agent"}, "time is up; stopped by the agent"),
+        ({"state": "failed"}, "time is up"),
+        ({"state": "success", "reason": ""}, ""),
+    ],
+)
+def test_a_job_that_had_to_stop_says_why_unless_it_succeeded(
+    watch: JobWatch, add_job: Add, result: dict[str, str], reason: str
+) -> None:
+    job = confirmed(add_job())
+    watch.stop(job, gone=False, because="time is up")
+    watch.stop(job, gone=False, because="something later")
+    job.finish(result)
+    watch.look_at_all()
+    assert job.result is not None
+    assert job.result["reason"] == reason
