@@ -299,6 +299,18 @@ class TestEnding:
         assert in_maintenance() == []
 
 
+    def test_ctrl_c_while_it_is_being_done_claims_nothing(self, fleet: list[Worker]) -> None:
+        def interrupt(execute: Any, sql: str, *rest: Any) -> Any:
+            if sql.startswith("UPDATE"):
+                raise KeyboardInterrupt
+            return execute(sql, *rest)
+
+        with connection.execute_wrapper(interrupt):
+            ran = manage(*ASK, "press-1")
+        assert ran.code == Code.INTERRUPTED
+        assert "whether it was done is not known" in ran.err
+
+
 class TestWaiting:
     @pytest.mark.parametrize(
         ("command", "before", "reached"),
