@@ -8,7 +8,6 @@ from uuid import UUID
 from django.apps import apps
 from django.conf import settings
 from django.contrib import admin
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.templatetags.static import static
@@ -19,10 +18,17 @@ from unfold.sites import UnfoldAdminSite
 from edgecontrol import __version__, dashboard
 from edgecontrol.dashboard import to
 from jobs_app.models import Job, Queue
+from jobs_app.operations import JOBS, QUEUES
 from jobs_app.states import JobState
 from workers_app.models import Worker
+from workers_app.operations import WORKERS
 from workers_app.states import Shown
 
+_OPERATIONS = (
+    (WORKERS, "worker hosts", "workers_app_worker_changelist"),
+    (QUEUES, "queues", "jobs_app_queue_changelist"),
+    (JOBS, "jobs", "jobs_app_job_changelist"),
+)
 #: Results of each kind that a search shows.
 MOST_FOUND = 8
 LONGEST_SEARCH = 253
@@ -49,12 +55,7 @@ class Site(UnfoldAdminSite):  # type: ignore[misc]
     def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Answer the command palette. In place of unfold's, which gives a person's results of five minutes ago."""
         results = found(request, request.GET.get("s", "").strip())
-        context = {
-            "results": Paginator(results, max(1, len(results))).page(1),
-            "page_counter": 0,
-            "command_show_history": False,
-        }
-        return TemplateResponse(request, "unfold/helpers/command_results.html", context)
+        return TemplateResponse(request, "edgecontrol/found.html", {"results": results})
 
 
 def stylesheet(request: HttpRequest) -> str:
@@ -184,8 +185,11 @@ def _pages(request: HttpRequest, may: frozenset[str]) -> list[SearchResult]:
         for item in group["items"]
     ]
     if dashboard.SEE_WORKERS in may:
-        lists = [(f"{state.capitalize()} worker hosts", {"state": state.value}) for state in Shown]
-        lists += [("Silent worker hosts", {"silent": "1"}), ("Outdated agents", {"outdated": "1"})]
+        lists: list[tuple[str, dict[str, str]]] = [
+            ("Silent worker hosts", {"silent": "1"}),
+            ("Worker hosts with an outdated agent", {"outdated": "1"}),
+            *((f"Worker hosts: {state}", {"state": state.value}) for state in Shown),
+        ]
         pages += [
             _result(title, "Filtered list", "filter_list", to("workers_app_worker_changelist", **chosen))
             for title, chosen in lists
@@ -193,12 +197,18 @@ def _pages(request: HttpRequest, may: frozenset[str]) -> list[SearchResult]:
     if dashboard.SEE_JOBS in may:
         pages += [
             _result(
-                f"{state.capitalize()} jobs",
+                f"Jobs: {state}",
                 "Filtered list, waiting" if state is JobState.QUEUED else "Filtered list",
                 "filter_list",
                 to("jobs_app_job_changelist", state=state.value),
             )
             for state in JobState
+        ]
+    for operations, subjects, page in _OPERATIONS:
+        pages += [
+            _result(operation.label, f"Action on {subjects}: choose them in the list", operation.icon, to(page))
+            for operation in operations
+            if request.user.has_perm(operation.permission)
         ]
     return [*pages, _result("Change my password", "My account", "password", to("password_change"))]
 

@@ -176,7 +176,11 @@ UNFOLD = {
         "navigation": "edgecontrol.admin_site.navigation",
     },
     # Petrol: 600 carries white text and is text on white, 500 is text on black, each with a contrast above 4.5.
-    "COLORS": {"primary": {str(weight): f"oklch({light}% .09 215)" for weight, light in _accent.items()}},
+    "COLORS": {
+        "primary": {str(weight): f"oklch({light}% .09 215)" for weight, light in _accent.items()},
+        # Unfold's own grey is too light on its light grey.
+        "font": {"subtle-light": "oklch(51% .027 264)"},
+    },
 }
 
 LOGGING = {

@@ -2,11 +2,15 @@
  * address become buttons that say whether they are open, and its page has a main part.
  */
 document.addEventListener("alpine:initialized", () => {
+  document.getElementById("nav-sidebar-inner")?.setAttribute("aria-label", "Pages");
   (document.getElementById("main") ?? document.getElementById("page"))?.setAttribute("role", "main");
 
   // By the icon, which is their whole text.
   const NAMES = {
+    add: "Add",
+    arrow_back: "Back",
     dock_to_right: "Navigation",
+    hub: "EdgeControl",
     close: "Close",
     unfold_more: "My account",
     light_mode: "Colours",
@@ -39,8 +43,13 @@ document.addEventListener("alpine:initialized", () => {
   // An icon is a word in a font of pictures: not to be read out, unless it is all that its button says.
   function silence(icon) {
     const owner = icon.closest("a, button, [role=button]");
-    const alone = owner && owner.textContent.trim() === icon.textContent.trim();
-    if (icon !== owner && !(alone && !owner.title && !owner.ariaLabel)) icon.setAttribute("aria-hidden", "true");
+    const word = icon.textContent.trim();
+    if (icon === owner) return;
+    if (owner && owner.textContent.trim() === word && !owner.title && !owner.ariaLabel) {
+      if (!NAMES[word]) return;
+      owner.setAttribute("aria-label", NAMES[word]);
+    }
+    icon.setAttribute("aria-hidden", "true");
   }
 
   function all() {
