@@ -166,6 +166,7 @@ class JobViewSet(OperationViewSet):
 
     model = Job
     operations = operations.JOBS
+    named_by = "id"
     nobody = "no such job"
     names_help = "Ids of jobs."
     names_example = ("01941f29-7c00-7a8c-8d1a-2c5b0f1e6a77", "01941f29-7c00-7b3e-9a57-6f0c4d2e8b11")
@@ -356,6 +357,3 @@ class QueueViewSet(OperationViewSet):
 
     def shown(self, rows: Sequence[Queue]) -> Any:
         return self.serialized(rows, figures=figures.of_queues([queue.name for queue in rows]))
-
-    def ids(self, names: Sequence[str]) -> Mapping[str, str]:
-        return {name: name for name in Queue.objects.filter(name__in=names).values_list("name", flat=True)}

@@ -106,8 +106,7 @@ class MomentFilter(filters.IsoDateTimeFilter):  # type: ignore[misc]
     """A moment in ISO 8601, in UTC unless it says."""
 
     def __init__(self, **options: Any) -> None:
-        said = "It is a moment such as 2026-11-22T18:00:00Z (a plus sign must be written %2B)."
-        super().__init__(error_messages={"invalid": said}, **options)
+        super().__init__(error_messages={"invalid": "It is a moment such as 2026-11-22T18:00:00Z."}, **options)
 
 
 class PatternFilter(filters.CharFilter):  # type: ignore[misc]

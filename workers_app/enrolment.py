@@ -111,13 +111,15 @@ def revoke(token_ids: Sequence[int], *, by: Actor) -> Outcome:
     with transaction.atomic():
         for token in EnrolmentToken.objects.select_for_update().filter(pk__in=token_ids).order_by("pk"):
             if token.used_at or token.revoked_at:
-                outcome.skip(str(token), "it was used already" if token.used_at else "it is revoked already")
+                why = "it was used already" if token.used_at else "it is revoked already"
+                outcome.skip(str(token), why, id=token.pk)
                 continue
             EnrolmentToken.objects.filter(pk=token.pk).update(revoked_at=Now())
             audit.record(
                 [audit.Entry(action="revoke_enrolment_token", kind="enrolment", id=token.pk, name=token.name)], by=by
             )
             outcome.done.append(str(token))
+            outcome.done_ids.append(token.pk)
     return outcome
 
 

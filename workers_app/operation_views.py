@@ -232,6 +232,8 @@ class OperationViewSet(FleetViewSet):
     """Adds `POST <id>/<operation>/` and `POST <operation>/ {"names": [...]}` for each of `operations`."""
 
     operations: Sequence[Operation] = ()
+    #: The column that requests and answers name subjects by.
+    named_by = "name"
     #: Said of a name that nobody has.
     nobody = ""
     #: What `names` are, for the documentation, and two of them.
@@ -252,24 +254,26 @@ class OperationViewSet(FleetViewSet):
 
     def ids(self, names: Sequence[str]) -> Mapping[str, Any]:
         """The primary keys of those names that exist."""
-        raise NotImplementedError
+        rows = self.model._default_manager.filter(**{f"{self.named_by}__in": names})
+        return dict(rows.values_list(self.named_by, "pk"))
 
     def run_one(self, request: Request) -> Response:
-        subject = self.found(self.model._default_manager.only("pk"))
+        subject = self.found(self.model._default_manager.only("pk", self.named_by))
         outcome = self._run(request, [subject.pk], self._said(request))
         if outcome.skipped:
-            raise Skipped(f"{outcome.skipped[0][0]}: {outcome.skipped[0][1]}")
+            raise Skipped(": ".join(outcome.skipped[0]))
         if not outcome.done:
             raise Http404
-        return _answer(outcome.done_ids or outcome.done, [])
+        return _answer([str(getattr(subject, self.named_by))], [])
 
     def run_many(self, request: Request) -> Response:
         said = self._said(request)
         names = said.pop("names")
         ids = self.ids(names)
         outcome = self._run(request, list(ids.values()), said)
-        done = [str(each) for each in outcome.done_ids or outcome.done]
-        told = [str(each) for each in outcome.skipped_ids or [name for name, _ in outcome.skipped]]
+        named = {pk: name for name, pk in ids.items()}
+        done = [named[pk] for pk in outcome.done_ids] or outcome.done
+        told = [named[pk] for pk in outcome.skipped_ids] or [name for name, _ in outcome.skipped]
         skipped = list(zip(told, (why for _, why in outcome.skipped), strict=True))
         # Also those that went between being looked up and being locked.
         left = [name for name in names if name not in {*done, *told}]

@@ -168,9 +168,6 @@ class WorkerViewSet(OperationViewSet):
     def shown(self, rows: Sequence[Worker]) -> Any:
         return self.serialized(rows, held=self.held([worker.pk for worker in rows]))
 
-    def ids(self, names: Sequence[str]) -> Mapping[str, int]:
-        return dict(Worker.objects.filter(name__in=names).values_list("name", "pk"))
-
 
 class AllowedQueuesField(QueuesField):
     def to_internal_value(self, data: Any) -> Any:
@@ -289,6 +286,7 @@ class EnrolmentTokenViewSet(OperationViewSet):
     model = EnrolmentToken
     operations = operations.ENROLMENTS
     needs: Mapping[str, str] = {"create": "workers_app.add_enrolmenttoken"}
+    named_by = "key"
     nobody = "no such enrolment token"
     names_help = "Keys of enrolment tokens: the twelve digits after `ece_`, never a whole token."
     names_example = ("5f0c1e7a9b2d", "8e2b9d04c6aa")
@@ -305,9 +303,6 @@ class EnrolmentTokenViewSet(OperationViewSet):
 
     def get_serializer_class(self) -> Any:
         return NewEnrolmentTokenSerializer if self.action == "create" else super().get_serializer_class()
-
-    def ids(self, names: Sequence[str]) -> Mapping[str, int]:
-        return dict(EnrolmentToken.objects.filter(key__in=names).values_list("key", "pk"))
 
     def create(self, request: Request) -> Response:
         body = NewEnrolmentTokenSerializer(data=request.data)
