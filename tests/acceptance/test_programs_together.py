@@ -76,7 +76,7 @@ def test_a_revoked_job_stops_on_its_machine_and_a_newer_agent_fences_the_older(
         os.kill(task, 0)
     assert site.states()[job] == "revoked"
 
-    twin = start_agent(token, "--state-dir", str(site.folder / "twin"))
+    twin = start_agent(token, "--state-dir", str(agent.folder / "twin"))
     assert agent.wait() == 8
     assert "newer agent" in agent.stderr
     assert twin.process.poll() is None
