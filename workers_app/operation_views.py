@@ -130,10 +130,10 @@ class NamesField(serializers.Field[Any, Any, Any, Any]):
         )
 
     def to_internal_value(self, data: Any) -> list[str]:
-        names = data.splitlines() if isinstance(data, str) else data
+        names = [line.strip() for line in data.splitlines()] if isinstance(data, str) else data
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise serializers.ValidationError("must be a list of texts")
-        names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+        names = list(dict.fromkeys(name for name in names if name))
         if not 1 <= len(names) <= MOST_NAMES:
             raise serializers.ValidationError(f"must have 1 to {MOST_NAMES} entries")
         return names
