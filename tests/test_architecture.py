@@ -28,7 +28,9 @@ BROUGHT_BY_AIRFLOW = {"airflow", "httpx", "pydantic", "setproctitle"}
 LAYERS = {
     "workers_app": [
         ["admin", "agent_api", "operator_api", "management"],
-        ["admin_operations", "operation_views"],
+        ["admin_worker_page"],
+        ["admin_changes", "admin_connect", "admin_tokens"],
+        ["admin_filters", "admin_lists", "admin_operations", "admin_words", "operation_views"],
         ["operations"],
         ["enrolment"],
         ["auth", "personal_tokens", "wishes"],
