@@ -128,7 +128,18 @@ def _groups(request: HttpRequest, figures: dashboard.Glance) -> list[dict[str, A
             ],
         ),
     ]
-    return [{"title": title, "items": items} for title, pages in groups if (items := [page for page in pages if page])]
+    links = [page["link"] for _, pages in groups for page in pages if page]
+    # The longest beginning of this address: a page below a list may have an entry of its own.
+    here = max((link for link in links if _leads_to(link, request.path)), key=len, default="")
+    return [
+        {"title": title, "items": [{**page, "active": page["link"] == here} for page in pages if page]}
+        for title, pages in groups
+        if any(pages)
+    ]
+
+
+def _leads_to(link: str, path: str) -> bool:
+    return path == link or (path.startswith(link) and link != reverse("admin:index"))
 
 
 def _page(title: str, icon: str, link: str, **more: Any) -> dict[str, Any] | None:
@@ -166,8 +177,12 @@ def found(request: HttpRequest, text: str) -> list[SearchResult]:
         ]
     if dashboard.SEE_JOBS in may and (job := _job(text)):
         results.append(_result(str(job), f"Job, {job.state}", "assignment", to("jobs_app_job_change", job.pk)))
-    pages = [page for page in _pages(request, may) if text.lower() in f"{page.title} {page.description}".lower()]
+    pages = [page for page in _pages(request, may) if _says(f"{page.title} {page.description}", text)]
     return [result for result in results + pages[:MOST_FOUND] if result.link]
+
+
+def _says(description: str, text: str) -> bool:
+    return all(word in description.lower() for word in text.lower().split())
 
 
 def _job(text: str) -> Job | None:

@@ -25,7 +25,7 @@ from django.utils.http import urlencode
 from edgecontrol import __version__
 from edgecontrol.throughput import MINUTES, Chart, Ended, by_ten_minutes, chart, throughput, total
 from jobs_app.models import Queue
-from jobs_app.states import JobState
+from jobs_app.states import HELD, JobState
 from jobs_app.waiting import unserved_queues
 from workers_app import selection
 from workers_app.admin_words import MEANINGS, span
@@ -227,11 +227,12 @@ def home(may: Collection[str]) -> Home:
         page.work = work()
         page.as_of = page.work.now
         page.history = history(page.as_of)
-        jobs = {state.value: to("jobs_app_job_changelist", state=state) for state in JobState}
-        page.links |= {"jobs": to("jobs_app_job_changelist"), **jobs}
+        page.links |= {state.value: to("jobs_app_job_changelist", state=state) for state in JobState}
+        page.links["held"] = to("jobs_app_job_changelist", state=sorted(HELD))
     if SEE_WORKERS in may:
         page.fleet = fleet(page.as_of)
-        page.links["workers"] = to("workers_app_worker_changelist")
+        live = [state.value for state in ORDER if state not in GONE]
+        page.links["workers"] = to("workers_app_worker_changelist", state=live)
     if SEE_QUEUES in may:
         page.notices = queue_notices()
         page.links["queues"] = to("jobs_app_queue_changelist")
@@ -242,13 +243,13 @@ def home(may: Collection[str]) -> Home:
     return page
 
 
-def to(name: str, *key: object, **chosen: str) -> str:
+def to(name: str, *key: object, **chosen: str | list[str]) -> str:
     """The address of one of the admin's pages; empty while there is no such page."""
     try:
         address = reverse(f"admin:{name}", args=[quote(str(part)) for part in key])
     except NoReverseMatch:
         return ""
-    return f"{address}?{urlencode(chosen)}" if chosen else address
+    return f"{address}?{urlencode(chosen, doseq=True)}" if chosen else address
 
 
 def fleet(now: datetime) -> Fleet:
@@ -296,7 +297,7 @@ def _nobody(workers: int) -> Notice:
         tone="bad",
         icon="cloud_off",
         text="No worker host is live" if workers > 1 else "The only worker host is not live",
-        url=to("workers_app_worker_changelist"),
+        url=to("workers_app_worker_changelist", state=[state.value for state in ORDER if state in GONE]),
         advice="No job is taken until an agent is back.",
     )
 

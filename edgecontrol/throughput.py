@@ -101,7 +101,7 @@ def chart(minutes: list[tuple[datetime, Ended]], *, value: str, words: str) -> C
     counts = [getattr(ended, value) for _, ended in minutes]
     top = round_up(max(counts, default=0))
     bars = [
-        Bar(x=x, y=100 - 100 * count / top, height=100 * count / top, says=f"{minute:%H:%M}  {count:,} {words}")
+        Bar(x=x, y=100 - 100 * count / top, height=100 * count / top, says=f"{minute:%H:%M} UTC: {count:,} {words}")
         for x, ((minute, _), count) in enumerate(zip(minutes, counts, strict=True))
         if count
     ]
