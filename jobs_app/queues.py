@@ -54,7 +54,7 @@ def _change(
 ) -> Outcome:
     outcome, entries = Outcome(), []
     with transaction.atomic():
-        for queue in Queue.objects.select_for_update().filter(pk__in=names).order_by("pk"):
+        for queue in Queue.objects.select_for_update(no_key=True).filter(pk__in=names).order_by("pk"):
             try:
                 columns = decide(queue)
             except Skip as skip:

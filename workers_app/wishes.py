@@ -59,9 +59,22 @@ def exit_maintenance(worker_ids: Sequence[int], *, by: Actor, comment: str = "")
 
 def end_due_maintenance() -> Outcome:
     """End the maintenance of every worker whose end time has come."""
-    due = Worker.objects.filter(requested=Requested.MAINTENANCE, requested_until__lte=Now())
-    ids = list(due.values_list("pk", flat=True))
-    return exit_maintenance(ids, by=audit.AUTOMATIC, comment="its end time has come") if ids else Outcome()
+    due = dict(
+        Worker.objects.filter(requested=Requested.MAINTENANCE, requested_until__lte=Now()).values_list(
+            "pk", "requested_until"
+        )
+    )
+
+    def decide(worker: Worker) -> dict[str, Any]:
+        # Somebody may have wished for more time since it was looked for.
+        if (worker.requested, worker.requested_until) != (Requested.MAINTENANCE, due[worker.pk]):
+            raise Skip("its end time has been changed")
+        return _wished(Requested.ACTIVE, by=audit.AUTOMATIC, comment="", until=None)
+
+    if not due:
+        return Outcome()
+    because = "its end time has come"
+    return _change(list(due), decide, action="exit_maintenance", by=audit.AUTOMATIC, comment=because)
 
 
 def shut_down(worker_ids: Sequence[int], *, by: Actor, comment: str = "", until: datetime | None = None) -> Outcome:
