@@ -11,6 +11,7 @@ from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpRes
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
+import jobs_app.admin_queues  # noqa: F401 - registers its pages
 from jobs_app import lifecycle, logs
 from jobs_app.models import Job
 from workers_app.audit import Actor

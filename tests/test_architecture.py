@@ -42,6 +42,7 @@ LAYERS = {
     ],
     "jobs_app": [
         ["admin", "agent_api", "operator_api", "management"],
+        ["admin_logs", "admin_queues"],
         ["operations"],
         ["figures", "logs", "queues", "waiting"],
         ["lifecycle"],
