@@ -16,6 +16,8 @@ from workers_app.models import Worker
 
 _FINAL = models.Q(state__in=sorted(state.value for state in FINAL))
 _HELD = models.Q(state__in=sorted(state.value for state in HELD))
+_TROUBLE = models.Q(state__in=sorted(state.value for state in FINAL - {JobState.SUCCESS}))
+_WAITING = models.Q(state=JobState.QUEUED.value)
 _OPEN = models.Q(state__in=sorted(state.value for state in JobState if state not in FINAL))
 
 
@@ -141,16 +143,39 @@ class Job(models.Model):
                 "queued_at",
                 "id",
                 name="job_claimable",
-                condition=models.Q(state=JobState.QUEUED.value),
+                condition=_WAITING,
             ),
             models.Index(fields=["worker"], name="job_held", condition=_HELD),
             models.Index(fields=["queue"], name="job_held_by_queue", condition=_HELD),
             models.Index(fields=["dispatcher"], name="job_untold", condition=_FINAL & models.Q(told_at=None)),
             models.Index(fields=["airflow_id"], name="job_open_by_airflow_id", condition=_OPEN),
             models.Index(fields=["finished_at"], name="job_finished", condition=_FINAL),
-            models.Index(fields=["-queued_at"], name="job_newest"),
             models.Index(fields=["worker", "-queued_at"], name="job_history_of_worker"),
             HashIndex(fields=["log_path"], name="job_by_log_path"),
+            # Those of lists, see `listing`. None holds what is held, and only the first one holds what waits: a claim
+            # maintains none of them, and its planner cannot take one for `job_claimable`.
+            models.Index(fields=["-queued_at"], name="job_waiting_newest", condition=_WAITING),
+            models.Index(fields=["-queued_at"], name="job_final_newest", condition=_FINAL),
+            models.Index(fields=["-queued_at", "state"], name="job_trouble_newest", condition=_TROUBLE),
+            models.Index(fields=["queue", "-queued_at"], name="job_final_of_queue", condition=_FINAL),
+            models.Index(
+                fields=["team_name", "-queued_at"], name="job_final_of_team", condition=_FINAL & ~models.Q(team_name="")
+            ),
+            models.Index(
+                fields=["airflow_outcome", "-queued_at"],
+                name="job_final_outcome",
+                condition=_FINAL & ~models.Q(airflow_outcome__in=["", "success"]),
+            ),
+            models.Index(
+                fields=["dag_id", "-queued_at"],
+                opclasses=["text_pattern_ops", "timestamptz_ops"],
+                name="job_final_of_dag",
+                condition=_FINAL,
+            ),
+            models.Index(fields=["run_id"], opclasses=["text_pattern_ops"], name="job_final_of_run", condition=_FINAL),
+            models.Index(
+                fields=["task_id"], opclasses=["text_pattern_ops"], name="job_final_of_task", condition=_FINAL
+            ),
         ]
 
     def __str__(self) -> str:
