@@ -16,7 +16,7 @@ from uuid import UUID
 
 from django.contrib.admin.utils import quote
 from django.db import connection
-from django.db.models import Case, Count, Sum, When
+from django.db.models import Count, Sum
 from django.db.models.functions import Coalesce, Now
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
@@ -27,7 +27,6 @@ from edgecontrol.throughput import MINUTES, Chart, Ended, by_ten_minutes, chart,
 from jobs_app.models import Queue
 from jobs_app.states import HELD, JobState
 from jobs_app.waiting import unserved_queues
-from workers_app import selection
 from workers_app.admin_words import MEANINGS, span
 from workers_app.models import Worker
 from workers_app.states import GONE, Requested, Shown
@@ -253,23 +252,21 @@ def to(name: str, *key: object, **chosen: str | list[str]) -> str:
 
 
 def fleet(now: datetime) -> Fleet:
-    groups = list(
-        Worker.objects.annotate(silent=Case(When(selection.silent(), then=True), default=False))
-        .values_list("state", "agent_version", "silent")
+    groups = (
+        Worker.objects.values_list("state", "agent_version")
         .annotate(count=Count("pk"), slots=Sum(Coalesce("concurrency_override", "concurrency")))
         .order_by()
     )
-    counts, silent, capacity = dict.fromkeys(ORDER, 0), 0, 0
+    counts, capacity = dict.fromkeys(ORDER, 0), 0
     outdated: dict[str, int] = {}
-    for state, version, is_silent, count, slots in groups:
+    for state, version, count, slots in groups:
         counts[Shown(state)] += count
-        silent += count if is_silent else 0
         capacity += slots if state in TAKING else 0
         if is_outdated(version, __version__):
             outdated[version] = outdated.get(version, 0) + count
     live = sum(count for state, count in counts.items() if state not in GONE)
     in_all = sum(counts.values())
-    notices = _silent(silent) if silent else []
+    notices = _silent(counts[Shown.UNKNOWN]) if counts[Shown.UNKNOWN] else []
     if in_all and not live:
         notices.insert(0, _nobody(in_all))
     if outdated:
@@ -303,13 +300,14 @@ def _nobody(workers: int) -> Notice:
 
 
 def _silent(count: int) -> list[Notice]:
-    newest = Worker.objects.filter(selection.silent()).order_by("-last_heartbeat")[:MOST_NAMED]
+    """Silent without being in maintenance, where machines are switched off for good reason."""
+    newest = Worker.objects.filter(state=Shown.UNKNOWN).order_by("-last_heartbeat")[:MOST_NAMED]
     notice = Notice(
         about="silent",
         tone="bad",
         icon="signal_disconnected",
         text=f"{_number(count, 'worker host')} {'is' if count == 1 else 'are'} silent",
-        url=to("workers_app_worker_changelist", silent="1"),
+        url=to("workers_app_worker_changelist", state=Shown.UNKNOWN),
         named=[_host(worker, at=worker.last_heartbeat, words="heard") for worker in newest],
         more=count - min(count, MOST_NAMED),
         advice="Is the machine on, and can it reach this address? Its jobs are given up when the patience ends.",
@@ -518,7 +516,7 @@ SELECT count(*) FROM (
 
 def glance(may: Collection[str]) -> Glance:
     """Two small statements, on every page."""
-    silent = Worker.objects.filter(selection.silent()).count() if SEE_WORKERS in may else 0
+    silent = Worker.objects.filter(state=Shown.UNKNOWN).count() if SEE_WORKERS in may else 0
     waiting = 0
     if SEE_JOBS in may:
         with connection.cursor() as cursor:

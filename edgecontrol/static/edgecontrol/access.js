@@ -23,11 +23,12 @@ document.addEventListener("alpine:initialized", () => {
   const MOUSE_ONLY = ":is(span, div, a:not([href]), h2, h3)[x-on\\:click]";
 
   function equip(element) {
-    if (element.hasAttribute("tabindex") || element.closest("[aria-hidden=true]")) return;
-    element.setAttribute("role", "button");
-    element.setAttribute("tabindex", "0");
     const text = element.textContent.trim();
     const name = element.title || NAMES[text];
+    // What has neither is the dark part beside a sheet: the keyboard has Escape for it.
+    if (element.hasAttribute("tabindex") || !(text || name)) return;
+    element.setAttribute("role", "button");
+    element.setAttribute("tabindex", "0");
     if (name) element.setAttribute("aria-label", name);
     const [, state] = /^\s*(\w+) = !\1\b/.exec(element.getAttribute("x-on:click")) ?? [];
     if (state) {
@@ -37,6 +38,21 @@ document.addEventListener("alpine:initialized", () => {
       if (event.target !== element || (event.key !== "Enter" && event.key !== " ")) return;
       event.preventDefault();
       element.click();
+    });
+  }
+
+  // The sheet of filters stands behind the whole list in the page: the focus goes there, and back when it closes.
+  const sheet = document.getElementById("changelist-filter");
+  if (sheet) {
+    let opener;
+    Alpine.effect(() => {
+      if (Alpine.evaluate(sheet, "filterOpen")) {
+        opener = document.activeElement;
+        setTimeout(() => sheet.querySelector("input, select, a[href], button")?.focus(), 50);
+      } else {
+        opener?.focus();
+        opener = undefined;
+      }
     });
   }
 

@@ -86,13 +86,16 @@ class TestFleet:
             make_worker(f"mill-{age}", state="unknown", heard_seconds_ago=age * 1000)
         said = notice("silent")
         assert said.text == "7 worker hosts are silent"
-        assert said.url == "/admin/workers_app/worker/?silent=1"
+        assert said.url == "/admin/workers_app/worker/?state=unknown"
         assert [each.name for each in said.named] == [f"mill-{age}" for age in range(1, 6)]
         assert said.more == 2
 
-    def test_a_worker_that_said_goodbye_is_not_silent(self, make_worker: Make) -> None:
+    def test_whoever_said_goodbye_or_is_in_maintenance_may_be_switched_off(self, make_worker: Make) -> None:
         calm(make_worker)
         make_worker(state="offline", reported="offline", heard_seconds_ago=9999)
+        make_worker(
+            state="offline maintenance", reported="maintenance", requested="maintenance", heard_seconds_ago=9999
+        )
         assert notices() == []
 
     def test_agents_behind_the_control_plane_are_counted_by_version(self, make_worker: Make) -> None:
