@@ -56,6 +56,7 @@ def held_by(worker_ids: Any) -> QuerySet[Worker, tuple[int, int, int]]:
 @admin.register(Worker)
 class WorkerAdmin(RemembersList, WorkerPage, OperationsAdmin):
     operations = operations.WORKERS
+    record_kind = "worker"
     change_list_template = "workers_app/worker/list.html"
     list_display = ("host", "condition", "served", "slots", "jobs_now", "machine", "release", "heard")
     list_filter = (

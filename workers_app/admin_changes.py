@@ -206,7 +206,7 @@ def _existing(request: HttpRequest, kind: str, changes: Sequence[Change]) -> dic
 
 
 class ChangeAdmin(RemembersList, OperationsAdmin):
-    list_display = ("when", "by", "did", "to", "what", "why")
+    list_display = fields = ("when", "by", "did", "to", "what", "why")
     list_display_links = None
     list_filter = (ActorFilter, ActionFilter, KindFilter, ("at", DayFilter))
     list_filter_submit = True
@@ -240,7 +240,7 @@ class ChangeAdmin(RemembersList, OperationsAdmin):
     @admin.display(description="to what")
     def to(self, change: Any) -> SafeString:
         kind = format_html('<small class="ec-sub">{}</small>', change.subject_kind)
-        if change.subject_url:
+        if getattr(change, "subject_url", ""):
             return format_html(
                 '<span class="ec-stack"><a class="ec-link" href="{}">{}</a>{}</span>',
                 change.subject_url,

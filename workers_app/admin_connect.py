@@ -103,6 +103,8 @@ class UsableFilter(RadioFilter):  # type: ignore[misc]
 
 class EnrolmentTokenAdmin(OperationsAdmin):
     operations = operations.ENROLMENTS
+    record_kind = "enrolment"
+    fields = ("machine", "condition", "key", "queues", "team_name", "made", "made_by", "expires")
     change_list_template = "workers_app/connect/list.html"
     list_display = ("machine", "condition", "queues", "team_name", "made", "made_by", "expires")
     list_display_links = None

@@ -118,6 +118,8 @@ class OperationsAdmin(ModelAdmin):  # type: ignore[misc]
     """
 
     operations: tuple[Operation, ...] = ()
+    #: What the record of changes calls these subjects; empty for those that it does not know.
+    record_kind = ""
     change_form_template = "workers_app/operations/change_form.html"
 
     class Media:
@@ -195,14 +197,20 @@ class OperationsAdmin(ModelAdmin):  # type: ignore[misc]
         if subject is not None:
             items = self.operation_items(self.allowed_operations(request), subject)
             context["operations_menu"] = self.menu(items, subject, label="Actions") if items else ""
+            context["record_url"] = self._record_url(request, subject.pk)
         return super().render_change_form(request, context, *args, **kwargs)
 
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """The record of changes, which also knows what was done by commands, scripts and machines."""
-        subject = {"subject_kind__exact": self.opts.model_name, "subject_id__exact": unquote(object_id)}
-        return HttpResponseRedirect(f"{reverse('admin:workers_app_change_changelist')}?{urlencode(subject)}")
+        return HttpResponseRedirect(self._record_url(request, unquote(object_id)) or self._list_url())
+
+    def _record_url(self, request: HttpRequest, key: Any) -> str:
+        if not self.record_kind or not request.user.has_perm("workers_app.view_change"):
+            return ""
+        subject = {"subject_kind__exact": self.record_kind, "subject_id__exact": str(key)}
+        return f"{reverse('admin:workers_app_change_changelist')}?{urlencode(subject)}"
 
     # -- doing it ----------------------------------------------------------------
 

@@ -57,6 +57,8 @@ class PersonalTokenForm(forms.Form):
 
 class PersonalTokenAdmin(OperationsAdmin):
     operations = (REVOKE,)
+    record_kind = "personal token"
+    fields = ("what", "owner", "key", "condition", "made", "used", "expires")
     change_list_template = "workers_app/tokens/list.html"
     list_display = ("what", "owner", "key", "condition", "made", "used", "expires")
     list_display_links = None

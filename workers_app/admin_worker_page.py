@@ -163,7 +163,7 @@ class WorkerPage(OperationsAdmin):
             "tokens": _tokens(worker) if see_tokens else None,
             "anew_url": self._anew_url(request, worker),
             "changes": rows_of(Change.objects.filter(**of_worker).order_by("-pk")[:SHOWN]) if see_changes else None,
-            "changes_url": f"{reverse('admin:workers_app_change_changelist')}?{urlencode(of_worker)}",
+            "changes_url": self._record_url(request, worker.pk),
             "shown": SHOWN,
         }
 

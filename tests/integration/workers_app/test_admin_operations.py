@@ -14,7 +14,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from workers_app import operations
+from tests.integration.people import OPS
+from workers_app import enrolment, operations
 from workers_app.models import Change, Worker
 
 Make = Callable[..., Any]
@@ -270,3 +271,15 @@ def test_names_are_shown_as_text(ops: Client, make_worker: Make) -> None:
         page = text(answer)
         assert "<b>Halle" not in page
         assert "&lt;b&gt;Halle &amp; 7&lt;/b&gt;" in page
+
+
+def test_the_history_of_a_page_is_the_record(ops: Client, staff: Staff, make_worker: Make) -> None:
+    worker = make_worker()
+    confirm(ops, "request_maintenance", worker, comment="a new disk")
+    token, _ = enrolment.create(name="press-7", by=OPS)
+    page = f"/admin/workers_app/enrolmenttoken/{token.pk}/change/"
+    record = "/admin/workers_app/change/?subject_kind__exact=enrolment&amp;subject_id__exact="
+    assert f"{record}{token.pk}" in text(ops.get(page))
+    assert record not in text(staff("view_enrolmenttoken").get(page))
+    assert "a new disk" in text(ops.get(f"{LIST}{worker.pk}/history/", follow=True))
+    assert staff("view_worker").get(f"{LIST}{worker.pk}/history/")["Location"] == LIST
