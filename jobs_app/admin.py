@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html
 
 import jobs_app.admin_queues  # noqa: F401 - registers its pages
-from jobs_app import lifecycle, logs
+from jobs_app import lifecycle
+from jobs_app.admin_logs import LogView
 from jobs_app.models import Job
 from workers_app.audit import Actor
 
 
 @admin.register(Job)
-class JobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class JobAdmin(LogView):
     list_display = [
         "__str__",
         "run_id",
@@ -64,22 +64,6 @@ class JobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             for attempt in range(1, job.attempt + 1)
         )
         return format_html("{}" * job.attempt, *links) if job.attempt else "-"
-
-    def get_urls(self) -> list[URLPattern]:
-        log = path(
-            "<uuid:job_id>/log/<int:attempt>",
-            self.admin_site.admin_view(self.log_view),
-            name="jobs_app_job_log",
-        )
-        return [log, *super().get_urls()]
-
-    def log_view(self, request: HttpRequest, job_id: UUID, attempt: int) -> HttpResponseBase:
-        """The stored log as text, never as a page: it comes from the edge."""
-        if not self.has_view_permission(request) or not Job.objects.filter(pk=job_id).exists():
-            raise Http404
-        chunks = logs.read(job_id=job_id, attempt=attempt)
-        headers = {"X-Content-Type-Options": "nosniff"}
-        return StreamingHttpResponse(chunks, content_type="text/plain; charset=utf-8", headers=headers)
 
     @admin.action(description="Revoke: withdraw waiting jobs, stop held ones", permissions=["change"])
     def revoke(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
