@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from jobs_app import listing
 from jobs_app.models import Job
 from jobs_app.states import FINAL, JobState
 from workers_app.management.endings import Refused, unknown
@@ -39,8 +40,8 @@ class JobCommand(OperationCommand):
         if ids:
             found = {job.pk: job for job in jobs.filter(pk__in=ids)}
             if missing := [str(pk) for pk in ids if pk not in found]:
-                newest = Job.objects.order_by("-queued_at").values_list("pk", flat=True)[:_NEWEST]
-                raise unknown(self.one, missing, map(str, newest))
+                newest = listing.look(listing.Wanted(), size=_NEWEST).jobs
+                raise unknown(self.one, missing, [str(job.pk) for job in newest])
             return Chosen([_subject(found[pk]) for pk in ids], in_bulk=False)
         columns = {"dag": "dag_id", "queue": "queue", "state": "state"}
         wanted = {column: options[name] for name, column in columns.items() if options[name] is not None}
