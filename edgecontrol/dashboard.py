@@ -366,11 +366,11 @@ def queue_notices() -> list[Notice]:
                 tone="bad",
                 icon="person_off",
                 text=f"{_number(len(unserved), 'queue')} with waiting jobs and no live worker host",
-                url=to("jobs_app_job_changelist", state=JobState.QUEUED),
+                url=to("jobs_app_queue_changelist", unserved="1"),
                 named=[
                     Named(
                         name=each.queue,
-                        url=to("jobs_app_job_changelist", queue=each.queue, state=JobState.QUEUED),
+                        url=to("jobs_app_queue_change", each.queue),
                         at=each.oldest,
                         words=f"{each.waiting:,} waiting, since",
                     )

@@ -100,7 +100,7 @@ class TestHome:
         page = text(ops.get(FIGURES))
         for said in ("1 worker host is silent", "gpu", "1 agent is older", "1 job was lost", "Waiting jobs", "Slots"):
             assert said in page
-        links = {link for link in re.findall(r'href="([^"]*)"', page) if "/queue/" not in link}
+        links = set(re.findall(r'href="([^"]*)"', page))
         assert len(links) > 20
         for link in links:
             assert ops.get(link, follow=True).status_code == 200, link
@@ -186,7 +186,7 @@ class TestHome:
 
 
 class TestNavigation:
-    FLEET = {"Home", "Worker hosts", "Jobs", "Changes", "API docs", "Enrolment tokens"}
+    FLEET = {"Home", "Worker hosts", "Jobs", "Queues", "Changes", "API docs", "Enrolment tokens"}
 
     @pytest.mark.parametrize(
         ("group", "also", "never"),
@@ -267,7 +267,10 @@ class TestSearch:
     def test_it_finds_worker_hosts_and_queues_by_a_part_of_their_name(self, ops: Client, make_worker: Make) -> None:
         worker = make_worker("Press-North-7")
         Queue.objects.create(name="northern")
-        assert found(ops, "NORTH")[0] == (f"/admin/workers_app/worker/{worker.pk}/change/", "Press-North-7")
+        assert found(ops, "NORTH") == [
+            (f"/admin/workers_app/worker/{worker.pk}/change/", "Press-North-7"),
+            ("/admin/jobs_app/queue/northern/change/", "northern"),
+        ]
         make_worker("100%")
         assert titles(ops, "0%") == ["100%"]
 
@@ -288,7 +291,7 @@ class TestSearch:
         assert "Change my password" in titles(ops, "password")
 
     def test_every_page_that_it_finds_opens(self, ops: Client) -> None:
-        addresses = {address for letter in "aeiou" for address, _ in found(ops, letter) if "/queue/" not in address}
+        addresses = {address for letter in "aeiou" for address, _ in found(ops, letter)}
         assert len(addresses) > 5
         for address in addresses:
             assert ops.get(address, follow=True).status_code == 200, address

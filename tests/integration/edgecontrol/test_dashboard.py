@@ -131,9 +131,7 @@ class TestFleet:
 
 
 class TestQueues:
-    def test_a_queue_that_no_live_worker_serves_leads_to_its_waiting_jobs(
-        self, make_worker: Make, make_job: Make
-    ) -> None:
+    def test_a_queue_that_no_live_worker_serves_leads_to_its_page(self, make_worker: Make, make_job: Make) -> None:
         calm(make_worker)
         make_worker(queues=["gpu"], state="offline", reported="offline")
         make_job(queue="gpu")
@@ -144,7 +142,8 @@ class TestQueues:
         (gpu,) = said.named
         assert gpu.name == "gpu"
         assert gpu.words.startswith("2 waiting")
-        assert gpu.url == "/admin/jobs_app/job/?queue=gpu&state=queued"
+        assert gpu.url == "/admin/jobs_app/queue/gpu/change/"
+        assert said.url == "/admin/jobs_app/queue/?unserved=1"
 
     def test_a_paused_queue_says_who_and_why(self, make_worker: Make) -> None:
         calm(make_worker)
@@ -154,6 +153,7 @@ class TestQueues:
         Queue.objects.create(name="press")
         said = notice("paused")
         assert said.text == "1 queue is paused"
+        assert said.url == "/admin/jobs_app/queue/?paused=1"
         assert [(each.name, each.words) for each in said.named] == [("lab", "“sensor swap” by anna,")]
 
 
