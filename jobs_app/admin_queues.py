@@ -47,7 +47,7 @@ CHANGES_SHOWN = 25
 _MOST_ORDERED = 1000
 
 _PAUSED = "No more jobs of it are handed out; those on worker hosts go on."
-_OPEN = "Its jobs are handed out."
+_OPEN = "Worker hosts that serve it get its jobs."
 _UNSERVED = "Jobs wait, and no live worker host of their team serves the queue."
 
 
