@@ -11,7 +11,7 @@ from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.safestring import SafeString
 from unfold.views import ChangeList
 
 from workers_app import admin_filters, admin_words, operations, versions
@@ -41,7 +41,9 @@ class WorkerList(ChangeList):  # type: ignore[misc]
         workers: list[Any] = list(self.result_list)  # type: ignore[has-type]
         outdated = set(versions.outdated_versions(admin_filters.server_version())) if workers else set()
         held = {pk: (jobs, slots) for pk, jobs, slots in held_by(worker.pk for worker in workers)} if workers else {}
+        see_jobs = request.user.has_perm("jobs_app.view_job")
         for worker in workers:
+            worker.see_jobs = see_jobs
             worker.jobs_now, worker.slots_used = held.get(worker.pk, (0, 0))
             worker.outdated = worker.agent_version in outdated
         self.result_list = workers
@@ -88,6 +90,8 @@ class WorkerAdmin(RemembersList, WorkerPage, OperationsAdmin):
             return subject.requested == Requested.MAINTENANCE
         if operation is operations.SHUTDOWN_WORKER:
             return subject.state not in GONE
+        if operation is operations.CANCEL_SHUTDOWN:
+            return subject.requested == Requested.SHUTDOWN and subject.state not in GONE
         return True
 
     def initial(self, operation: Operation, subject: Worker) -> dict[str, Any]:
@@ -106,9 +110,8 @@ class WorkerAdmin(RemembersList, WorkerPage, OperationsAdmin):
 
     @admin.display(description="state", ordering="state")
     def condition(self, worker: Worker) -> SafeString:
-        return format_html(
-            '<span class="ec-stack">{}{}</span>', admin_words.badge(worker.state), admin_words.wish(worker)
-        )
+        badge = admin_words.badge(worker.state, admin_words.meaning(worker))
+        return format_html('<span class="ec-stack">{}{}</span>', badge, admin_words.wish(worker))
 
     @admin.display(description="queues")
     def served(self, worker: Worker) -> SafeString:
@@ -129,8 +132,8 @@ class WorkerAdmin(RemembersList, WorkerPage, OperationsAdmin):
 
     @admin.display(description="jobs", ordering="jobs_active")
     def jobs_now(self, worker: Any) -> SafeString:
-        if not worker.jobs_now:
-            return mark_safe('<span class="ec-none">0</span>')
+        if not worker.jobs_now or not worker.see_jobs:
+            return format_html('<span class="{}">{}</span>', "" if worker.jobs_now else "ec-none", worker.jobs_now)
         url = f"{reverse('admin:jobs_app_job_changelist')}?{urlencode({'worker': worker.pk})}"
         return format_html('<a href="{}" class="ec-link">{}</a>', url, worker.jobs_now)
 

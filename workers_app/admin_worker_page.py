@@ -130,8 +130,8 @@ class WorkerPage(OperationsAdmin):
         wanted = [each for each in _foremost(worker) if each in allowed and self.offered(each, worker)]
         return {
             "worker": worker,
-            "badge": admin_words.badge(worker.state),
-            "meaning": admin_words.MEANINGS.get(worker.state, ""),
+            "badge": admin_words.badge(worker.state, ""),
+            "meaning": admin_words.meaning(worker),
             "wish": admin_words.wish(worker),
             "steps": _steps(worker),
             "heard": admin_words.moment(worker.last_heartbeat, never="never"),
@@ -177,6 +177,8 @@ def _foremost(worker: Worker) -> Sequence[operations.Operation]:
     """The operations that stand as buttons beside the state."""
     if worker.requested == Requested.MAINTENANCE:
         return (operations.EXIT_MAINTENANCE, operations.UPDATE_MAINTENANCE_COMMENT, operations.SHUTDOWN_WORKER)
+    if worker.requested == Requested.SHUTDOWN:
+        return (operations.CANCEL_SHUTDOWN, operations.SHUTDOWN_WORKER)
     return (operations.REQUEST_MAINTENANCE, operations.SHUTDOWN_WORKER)
 
 

@@ -215,6 +215,14 @@ SHUTDOWN_WORKER = Operation(
     ),
     grave=True,
 )
+CANCEL_SHUTDOWN = Operation(
+    name="cancel_shutdown",
+    label="Cancel shutdown",
+    help="The worker goes on and takes jobs again, if its agent has not ended yet.",
+    icon="undo",
+    permission=_OPERATE,
+    call=wishes.cancel_shutdown,
+)
 REMOVE_WORKER = Operation(
     name="remove_worker",
     label="Remove",
@@ -286,6 +294,7 @@ WORKERS = (
     UPDATE_MAINTENANCE_COMMENT,
     EXIT_MAINTENANCE,
     SHUTDOWN_WORKER,
+    CANCEL_SHUTDOWN,
     ADD_WORKER_QUEUES,
     REMOVE_WORKER_QUEUES,
     SET_WORKER_QUEUES,

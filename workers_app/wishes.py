@@ -88,6 +88,19 @@ def shut_down(worker_ids: Sequence[int], *, by: Actor, comment: str = "", until:
     return _change(worker_ids, decide, action="shutdown_worker", by=by, comment=comment)
 
 
+def cancel_shutdown(worker_ids: Sequence[int], *, by: Actor, comment: str = "") -> Outcome:
+    """Let workers go on that are asked to end and have not ended yet; jobs that were stopped stay stopped."""
+
+    def decide(worker: Worker) -> dict[str, Any]:
+        if worker.requested != Requested.SHUTDOWN:
+            raise Skip("it is not asked to shut down")
+        if worker.state in GONE:
+            raise Skip(f"it is {worker.state} already")
+        return _wished(Requested.ACTIVE, by=by, comment="", until=None)
+
+    return _change(worker_ids, decide, action="cancel_shutdown", by=by, comment=comment)
+
+
 def remove(worker_ids: Sequence[int], *, by: Actor, comment: str = "") -> Outcome:
     """Delete workers that are gone, with their tokens. Their finished jobs stay, without a worker's name."""
     outcome = Outcome()
