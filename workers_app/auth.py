@@ -30,7 +30,7 @@ SESSION_HEADER = "Edge-Session"
 
 
 class BadToken(Refusal):
-    """The worker token is missing, unknown, revoked or expired; enrol this machine anew, with `python -m agent enrol`."""
+    """The worker token is missing, unknown, revoked or expired; enrol the machine with `python -m agent enrol`."""
 
     code = "bad_token"
 
