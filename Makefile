@@ -26,7 +26,7 @@ serve: $(READY) ## the control plane alone, on the embedded PostgreSQL unless ED
 	@$(BIN)/python manage.py serve
 
 test: $(READY) ## all tests but those marked slow
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n auto
 
 test-unit: $(READY) ## the tests that need neither database nor network
 	@$(BIN)/python -m pytest tests/unit tests/test_architecture.py
