@@ -193,7 +193,7 @@ function go(hit) {
   following = false;
   const block = held.blocks.find((each) => each.lines.includes(hit.line));
   draw(block);
-  page.querySelector("mark.ec-log-here")?.classList.remove("ec-log-here");
+  for (const mark of page.querySelectorAll("mark.ec-log-here")) mark.classList.remove("ec-log-here");
   const marks = hit.line.element.querySelectorAll("mark");
   const mark = marks[Math.min(hit.nth, marks.length - 1)];
   mark?.classList.add("ec-log-here");
