@@ -30,6 +30,7 @@ MEANINGS: dict[str, str] = {
     Shown.OFFLINE_MAINTENANCE: "In maintenance, and no living agent is behind it.",
 }
 
+NEVER_CALLED = "No agent has called for it yet: enrol the machine and start its agent."
 OUTDATED = "Older than the control plane: upgrade it."
 NOTHING = mark_safe('<span class="ec-none">-</span>')
 
@@ -43,6 +44,12 @@ def badge(state: str, meaning: str | None = None) -> SafeString:
         MEANINGS.get(state, "") if meaning is None else meaning,
         state,
     )
+
+
+def meaning(worker: Worker) -> str:
+    """What the worker's state means for it."""
+    never_called = worker.last_heartbeat is None and worker.state in (Shown.OFFLINE, Shown.OFFLINE_MAINTENANCE)
+    return NEVER_CALLED if never_called else MEANINGS.get(worker.state, "")
 
 
 def span(length: timedelta) -> str:

@@ -73,6 +73,22 @@ def test_a_row_says_what_an_operator_asks(ops: Client, make_worker: Make, make_j
     assert all(part in said for part in ("Load per CPU: 0.5", "Memory: 69%", "Disk: 97%"))
 
 
+def test_jobs_are_linked_for_those_who_may_see_them(staff: Staff, make_worker: Make, make_job: Make) -> None:
+    make_job(worker=make_worker())
+    assert "/admin/jobs_app/job/?worker=" in text(staff("view_worker", "view_job").get(LIST))
+    assert "/admin/jobs_app/job/?worker=" not in text(staff("view_worker").get(LIST))
+
+
+def test_a_machine_that_never_called_is_not_said_to_have_left(ops: Client, make_worker: Make) -> None:
+    worker = make_worker(state="offline", reported="offline")
+    assert "said goodbye" in text(ops.get(LIST))
+    Worker.objects.update(last_heartbeat=None)
+    for address in (LIST, f"{LIST}{worker.pk}/change/"):
+        page = text(ops.get(address))
+        assert "No agent has called for it yet" in page
+        assert "said goodbye" not in page
+
+
 def test_a_row_marks_nothing_that_is_as_it_should_be(ops: Client, make_worker: Make) -> None:
     make_worker("press-7", agent_version="99.0", queues=None)
     said = row(text(ops.get(LIST)), "press-7")
