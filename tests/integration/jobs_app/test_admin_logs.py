@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings
+from django.contrib.staticfiles import finders
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -64,6 +67,13 @@ class TestPage:
     def test_it_never_holds_any_of_the_log(self, ops: Client, job: Job) -> None:
         write(job, HOSTILE)
         assert b"sesame" not in good(ops.get(address(job))).content
+
+    def test_its_script_has_no_way_to_make_html_of_a_log(self) -> None:
+        found = finders.find("jobs_app/log.js")
+        assert isinstance(found, str)
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser|eval\(", Path(found).read_text()
+        )
 
     def test_every_attempt_has_a_tab_and_what_airflow_wrote_has_one_when_it_exists(
         self, ops: Client, job: Job, make_worker: Make
