@@ -42,9 +42,11 @@ LAYERS = {
     ],
     "jobs_app": [
         ["admin", "agent_api", "operator_api", "management"],
-        ["admin_logs", "admin_queues"],
+        ["admin_job_page", "admin_logs", "admin_queues"],
+        ["admin_job_list"],
+        ["admin_job_words"],
         ["operations"],
-        ["figures", "logs", "queues", "waiting"],
+        ["figures", "listing", "logs", "queues", "waiting"],
         ["lifecycle"],
         ["picking", "notices"],
         ["models"],
