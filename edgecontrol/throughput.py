@@ -15,6 +15,8 @@ from jobs_app.states import JobState
 
 MINUTES = 120
 MINUTE = timedelta(minutes=1)
+#: A chart ends here or above: one failure in a minute is no wall.
+LEAST_TOP = 5
 #: A minute is read again for this long: a job's `finished_at` is the start of a transaction that may end later.
 LATE = timedelta(minutes=2)
 
@@ -99,7 +101,7 @@ class Chart:
 def chart(minutes: list[tuple[datetime, Ended]], *, value: str, words: str) -> Chart:
     """Bars of one property of Ended; a minute without any has none."""
     counts = [getattr(ended, value) for _, ended in minutes]
-    top = round_up(max(counts, default=0))
+    top = round_up(max(counts, default=0), least=LEAST_TOP)
     bars = [
         Bar(x=x, y=100 - 100 * count / top, height=100 * count / top, says=f"{minute:%H:%M} UTC: {count:,} {words}")
         for x, ((minute, _), count) in enumerate(zip(minutes, counts, strict=True))
@@ -108,12 +110,12 @@ def chart(minutes: list[tuple[datetime, Ended]], *, value: str, words: str) -> C
     return Chart(bars=bars, top=top)
 
 
-def round_up(number: int) -> int:
+def round_up(number: int, *, least: int = 1) -> int:
     """The next of 1, 2, 5, 10, 20, 50, ..."""
     step = 1
     while True:
         for factor in (1, 2, 5):
-            if step * factor >= number:
+            if step * factor >= max(number, least):
                 return step * factor
         step *= 10
 

@@ -148,11 +148,12 @@ class TestHome:
     def test_somebody_without_rights_sees_a_polite_nothing(self, log_in: As, make_worker: Make, make_job: Make) -> None:
         busy(make_worker, make_job)
         nobody = log_in("")
+        assert "There is nothing here for you yet" in text(nobody.get(HOME))
         for address in (HOME, FIGURES):
             page = text(nobody.get(address))
-            assert "There is nothing here for you yet" in page
             assert "mill-1" not in page
             assert "silent" not in page
+            assert "data-live=" not in page
 
     def test_figures_are_for_those_who_are_logged_in(self, http: None) -> None:
         answer = Client().get(FIGURES)

@@ -42,12 +42,18 @@ def test_a_chart_draws_each_minute_in_proportion_and_says_what_it_was() -> None:
     drawn = chart(minutes(Ended(3, 1, 0), Ended(), Ended(5, 0, 0)), value="all", words="finished")
     assert drawn.top == 5
     assert [(bar.x, bar.height, bar.y) for bar in drawn.bars] == [(0, 80, 20), (2, 100, 0)]
+    assert chart(minutes(Ended(30)), value="all", words="finished").top == 50
     assert drawn.bars[0].says == "12:00 UTC: 4 finished"
 
 
 def test_a_chart_without_anything_is_empty_and_not_an_error() -> None:
     drawn = chart(minutes(Ended(), Ended()), value="went_wrong", words="failed")
-    assert (drawn.bars, drawn.top) == ([], 1)
+    assert (drawn.bars, drawn.top) == ([], 5)
+
+
+def test_a_single_failure_does_not_fill_the_chart() -> None:
+    (bar,) = chart(minutes(Ended(0, 1, 0)), value="went_wrong", words="failed").bars
+    assert bar.height == 20
 
 
 def test_lost_jobs_count_as_gone_wrong() -> None:
