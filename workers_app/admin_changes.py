@@ -216,7 +216,7 @@ class ChangeAdmin(RemembersList, OperationsAdmin):
     # The record only grows: nothing is counted.
     paginator = InfinitePaginator
     show_full_result_count = False
-    search_fields = ("=subject", "^subject", "=subject_id")
+    search_fields = ("^subject", "=subject_id")
     search_help_text = "A name, from its beginning, or an id"
     ordering = ("-id",)
     sortable_by = ()

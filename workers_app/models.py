@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.contrib.postgres.indexes import BrinIndex
+from django.contrib.postgres.indexes import BrinIndex, OpClass
 from django.db import models
-from django.db.models.functions import Now
+from django.db.models.functions import Now, Upper
 
 from workers_app.states import Reported, Requested, Shown
 
@@ -216,6 +216,9 @@ class Change(models.Model):
         indexes = [
             models.Index("subject_kind", "subject_id", models.F("id").desc(), name="change_by_subject"),
             models.Index("actor", models.F("id").desc(), name="change_by_actor"),
+            # For a search by the beginning of a name, or by an id of whatever kind.
+            models.Index(OpClass(Upper("subject"), name="text_pattern_ops"), name="change_by_name"),
+            models.Index(Upper("subject_id"), name="change_by_id"),
         ]
 
     def __str__(self) -> str:

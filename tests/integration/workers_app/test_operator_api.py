@@ -289,6 +289,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "update_maintenance_comment": {"comment": "still"},
     "exit_maintenance": {},
     "shutdown_worker": {"comment": "move", "until": "2030-01-01T00:00:00Z"},
+    "cancel_shutdown": {},
     "add_worker_queues": {"queues": ["x", "y/z"]},
     "remove_worker_queues": {"queues": ["a"]},
     "set_worker_queues": {"queues": ["x"]},
@@ -315,6 +316,8 @@ class TestOperations:
         worker: Worker = make_worker(queues=["a"], **columns)
         if name in ("update_maintenance_comment", "exit_maintenance"):
             wishes.request_maintenance([worker.pk], by=OPS, comment="disk")
+        if name == "cancel_shutdown":
+            wishes.shut_down([worker.pk], by=OPS)
         if name == "revoke_token":
             auth.issue(worker=worker, by=OPS)
         return worker
