@@ -177,6 +177,24 @@ class TestEveryWish:
         assert outcome == Outcome(done=["there", "rests"], skipped=[("gone", "it is offline already")])
         assert Change.objects.count() == 2
 
+    def test_many_at_once_each_become_what_they_would_become_alone(self, make_worker: Make) -> None:
+        shown = {"idle": "maintenance request", "maintenance": "maintenance mode", "terminating": "terminating"}
+        workers = [make_worker(reported=reported, state="idle") for reported in (*shown, *shown)]
+        maintain([worker.pk for worker in workers])
+        assert [fresh(worker).state for worker in workers] == [*shown.values(), *shown.values()]
+        lists = [["a"], ["b"], ["a", "b"], ["a"]]
+        served = [make_worker(queues=names) for names in lists]
+        add("c")([worker.pk for worker in served])
+        assert [fresh(worker).queues_override for worker in served] == [[*names, "c"] for names in lists]
+
+    def test_a_whole_fleet_is_a_few_statements(
+        self, make_worker: Make, django_assert_max_num_queries: Callable[..., Any]
+    ) -> None:
+        Worker.objects.bulk_create(Worker(name=f"w{number}") for number in range(500))
+        ids = list(Worker.objects.values_list("pk", flat=True))
+        with django_assert_max_num_queries(8):
+            assert len(maintain(ids).done) == 500
+
     @pytest.mark.parametrize(
         ("requested", "do"), [("active", maintain), ("maintenance", shut_down), ("shutdown", maintain)]
     )
