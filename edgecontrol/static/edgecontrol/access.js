@@ -69,6 +69,8 @@ document.addEventListener("alpine:initialized", () => {
   }
 
   function all() {
+    // Simplebar calls every part of a page that scrolls by the same name.
+    document.querySelector("#nav-sidebar-apps .simplebar-content-wrapper")?.setAttribute("aria-label", "List of pages");
     document.querySelectorAll(MOUSE_ONLY).forEach(equip);
     document.querySelectorAll(".material-symbols-outlined:not([aria-hidden])").forEach(silence);
   }
