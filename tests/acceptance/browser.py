@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from tests.acceptance.site import Site
 
@@ -34,8 +34,16 @@ for group, name in {roles!r}.items():
     user.groups.add(Group.objects.get(name=group))
 """
 #: Where `SCREENSHOTS=docs/images make test-browser` puts them.
-_PICTURES = os.environ.get("SCREENSHOTS")
-DESK, PHONE = {"width": 1360, "height": 850}, {"width": 390, "height": 844}
+_FOLDER = os.environ.get("SCREENSHOTS")
+DESK, PHONE = ViewportSize(width=1360, height=850), ViewportSize(width=390, height=844)
+Kind = tuple[str, Literal["light", "dark"], ViewportSize]
+PICTURES: tuple[Kind, ...] = (
+    ("light", "light", DESK),
+    ("dark", "dark", DESK),
+    ("phone", "light", PHONE),
+)
+#: Each scheme and each size once; a page has the same colours on a desk and on a phone.
+LOOKS: tuple[Kind, ...] = (("desk", "light", DESK), ("phone", "dark", PHONE))
 
 
 @contextmanager
@@ -74,25 +82,38 @@ class Operators:
         return page
 
 
-def look(page: Page, name: str) -> None:
-    """Assert that the page is accessible as it is now: in light and dark, at a desk and on a phone."""
-    found = []
-    for scheme, size in (("light", DESK), ("dark", DESK), ("light", PHONE), ("dark", PHONE)):
-        page.emulate_media(color_scheme=scheme)
-        page.set_viewport_size(size)
-        page.wait_for_timeout(150)
+def look(page: Page, name: str, *, reload: bool = False) -> None:
+    """Assert that the page is accessible as it is, in light at a desk and in dark on a phone, and take its pictures.
+
+    `reload` is for what is not drawn anew while it is out of sight, such as the lines of a long log.
+    """
+    found: list[str] = []
+    for _, scheme, size in LOOKS:
+        _show(page, scheme=scheme, size=size, reload=reload)
         where = f"{name}, {scheme}, {size['width']} px"
         found += [f"{where}: {violation}" for violation in _violations(page)]
         wide = page.evaluate("document.documentElement.scrollWidth")
         if wide > size["width"]:
             found.append(f"{where}: the page is {wide} px wide")
-        if _PICTURES and (scheme, size) != ("dark", PHONE):
-            kind = "phone" if size is PHONE else scheme
-            Path(_PICTURES).mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=f"{_PICTURES}/{name}-{kind}.png")
-    page.emulate_media(color_scheme="light")
-    page.set_viewport_size(DESK)
+    for kind, scheme, size in PICTURES if _FOLDER else ():
+        _show(page, scheme=scheme, size=size, reload=reload)
+        page.screenshot(path=Path(_FOLDER or ".") / f"{name}-{kind}.png")
+    _show(page, scheme="light", size=DESK, reload=reload)
     assert not found, "\n".join(found)
+
+
+def _show(page: Page, *, scheme: Literal["light", "dark"], size: ViewportSize, reload: bool) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size(size)
+    # The admin reads the scheme when it loads.
+    if reload:
+        page.reload()
+        page.wait_for_timeout(600)
+    else:
+        page.evaluate("dark => document.documentElement.classList.toggle('dark', dark)", scheme == "dark")
+    # A colour on its way from one scheme to the other has the contrast of neither.
+    page.add_style_tag(content="*, ::before, ::after { transition: none !important; animation: none !important }")
+    page.wait_for_timeout(150)
 
 
 def _violations(page: Page) -> Iterator[str]:
