@@ -223,6 +223,8 @@ class TestWaitingForARevokedJob:
                 job.refresh_from_db()
                 long_ago(job, finished_at=step.pop("ago", 30))
                 long_ago(worker, last_heartbeat=step.pop("heard", 35))
+                for _ in range(step.pop("takes", 0)):
+                    make_job(worker=worker)
                 Worker.objects.filter(pk=worker.pk).update(**step)
 
             return manage("revoke_job", str(job.pk), "--wait", "9", during_wait=pass_time)
@@ -240,6 +242,9 @@ class TestWaitingForARevokedJob:
 
     def test_a_count_from_right_after_the_order_is_not_believed(self, revoke: Callable[..., Ran]) -> None:
         assert revoke(*[{"ago": 5, "heard": 1, "jobs_active": 0}] * 9).code == Code.UNFINISHED
+
+    def test_what_the_worker_took_since_is_not_taken_for_what_it_still_holds(self, revoke: Callable[..., Ran]) -> None:
+        assert revoke({"heard": 1, "takes": 1, "jobs_active": 1}, *[{"heard": 1}] * 8).code == Code.UNFINISHED
 
     def test_a_worker_that_takes_other_jobs_is_believed_to_have_stopped_it_after_two_minutes(
         self, revoke: Callable[..., Ran]
