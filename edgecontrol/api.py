@@ -16,6 +16,7 @@ from rest_framework import exceptions, status
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 from rest_framework.routers import APIRootView, DefaultRouter, Route
+from rest_framework.utils.serializer_helpers import ReturnDict
 from rest_framework.views import set_rollback
 
 from edgecontrol.hub import Busy
@@ -96,6 +97,13 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if authenticate := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = authenticate
     body = {"code": _CODES.get(error.status_code, "error"), "detail": sentence(error.detail)}
+    if isinstance(error, exceptions.MethodNotAllowed) and (
+        allowed := getattr(context.get("view"), "allowed_methods", ())
+    ):
+        body["detail"] += f" Possible: {', '.join(allowed)}."
+    if isinstance(error.detail, ReturnDict):
+        # A browser's page then shows the form again as it was filled in.
+        body = ReturnDict(body, serializer=error.detail.serializer)
     return Response(body, status=error.status_code, headers=headers)
 
 
@@ -174,14 +182,41 @@ _TAGS = {
     "changes": "Who changed what; for people and scripts.",
     "agent": "What agents speak.",
 }
+#: Status -> what it means, and an example.
 _REFUSED = {
-    "400": "Not understood: a parameter is unknown, missing or wrong.",
-    "401": "The credential is missing, unknown, revoked or expired.",
-    "403": "Not allowed: the detail names the permission that is needed.",
-    "404": "There is no such thing.",
-    "409": "Not possible as things stand; the detail says why.",
-    "503": "The database is away, or there is no room; repeat it after `Retry-After` seconds.",
+    "400": ("Not understood: a parameter is unknown, missing or wrong.", "invalid_request", "comment: is needed"),
+    "401": (
+        "The credential is missing, unknown, revoked or expired.",
+        "bad_token",
+        "The personal token is unknown, revoked or expired; make another in the admin.",
+    ),
+    "403": (
+        "Not allowed: the detail names the permission that is needed.",
+        "not_allowed",
+        "You need the permission workers_app.operate_worker; see the groups in the admin.",
+    ),
+    "404": ("There is no such thing.", "not_found", "Not found."),
+    "409": ("Not possible as things stand.", "skipped", "press-7: it is not in maintenance"),
+    "503": (
+        "The database is away, or there is no room; repeat it after `Retry-After` seconds.",
+        "unavailable",
+        "The control plane cannot reach its database; repeat the request.",
+    ),
 }
+_INTRODUCTION = """\
+`/api/v1/fleet/` is for people and scripts, `/api/v1/edge/` is what agents speak.
+
+**Who calls.** A script shows a personal token, `Authorization: Bearer ecp_...`, which the admin makes; a browser shows
+the admin's session. Each endpoint names the permission that it needs; the groups viewer, operator and administrator
+have what their people need.
+
+**Lists** come in pages and go on at `next`. What a list does not know is refused: a misspelt filter never returns
+everything.
+
+**Operations** are done to one (`POST workers/17/request_maintenance/`) or to up to 1,000 by their names
+(`POST workers/request_maintenance/` with `names`). The answer says to whom it was done, and why the others were
+skipped; one alone that is skipped is answered 409. Each is written into the record of changes.
+"""
 
 
 #: For SPECTACULAR_SETTINGS: a name for each set of words that is called `state`.
@@ -196,6 +231,10 @@ class DocumentedSchema(AutoSchema):
     def get_tags(self) -> list[str]:
         return ["agent"] if self.path.startswith("/api/v1/edge/") else super().get_tags()
 
+    def get_summary(self) -> str | None:
+        words = {"list": "List", "retrieve": "Show one"}
+        return super().get_summary() or words.get(getattr(self.view, "action", ""))
+
     def get_operation(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         operation = super().get_operation(*args, **kwargs)
         permission = getattr(self.view, "permission", None)
@@ -208,12 +247,17 @@ class DocumentedSchema(AutoSchema):
 def complete_schema(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]:
     """drf-spectacular's hook: the form of refusals, and what is said of each part of the API."""
     result["components"]["schemas"]["Refusal"] = _REFUSAL
-    answer = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
     for path, methods in result["paths"].items():
         for method, operation in methods.items():
-            for code, description in _REFUSED.items():
+            for code, (description, word, said) in _REFUSED.items():
                 if (code == "404" and "{" not in path) or (code == "409" and method == "get"):
                     continue
-                operation["responses"].setdefault(code, {"description": description, "content": answer})
+                answer = {
+                    "schema": {"$ref": "#/components/schemas/Refusal"},
+                    "example": {"code": word, "detail": said},
+                }
+                refusal = {"description": description, "content": {"application/json": answer}}
+                operation["responses"].setdefault(code, refusal)
+    result["info"]["description"] = _INTRODUCTION
     result["tags"] = [{"name": name, "description": description} for name, description in _TAGS.items()]
     return result

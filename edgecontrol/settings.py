@@ -138,7 +138,6 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "EdgeControl",
-    "DESCRIPTION": "`/api/v1/fleet/` is for people and scripts; `/api/v1/edge/` is what agents speak.",
     "VERSION": __version__,
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],

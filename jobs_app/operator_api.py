@@ -28,6 +28,7 @@ from workers_app import operator_api as workers
 from workers_app.api_lists import (
     Branch,
     Keyset,
+    ListFilter,
     MomentFilter,
     PatternFilter,
     Search,
@@ -117,7 +118,7 @@ class JobSerializer(serializers.ModelSerializer[Job]):
         ]
 
 
-class JobFilter(filters.FilterSet):  # type: ignore[misc]
+class JobFilter(ListFilter):
     state = SeveralFilter(choices=list(JobState), help_text="One or more states.")
     queue = filters.CharFilter(help_text="Those of this queue.")
     worker = filters.CharFilter(method="of_worker", help_text="Those that the worker of this name holds or held.")
@@ -325,7 +326,7 @@ class QueueSerializer(serializers.ModelSerializer[Queue]):
         return {"there": found.workers, "taking": found.taking}
 
 
-class QueueFilter(filters.FilterSet):  # type: ignore[misc]
+class QueueFilter(ListFilter):
     paused = YesNoFilter(help_text="Whether it is paused.")
     name = filters.CharFilter(help_text="The one of this name.")
     pattern = PatternFilter(field_name="name", help_text="Those with such a name, such as press-*.")

@@ -127,6 +127,15 @@ class ConditionFilter(YesNoFilter):
         return queryset if value is None else queryset.filter(self.condition() if value else ~self.condition())
 
 
+class ListFilter(filters.FilterSet):  # type: ignore[misc]
+    """The filters of a list; a browser's form calls them by their names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, each in self.filters.items():
+            each.label = name
+
+
 class Search(SearchFilter):
     """Every word must be found in one of the view's `search_fields`, whatever its case."""
 

@@ -291,7 +291,8 @@ class OperationViewSet(FleetViewSet):
 
 def _answer(done: Sequence[Any], skipped: Sequence[tuple[str, str]]) -> Response:
     body = {"done": done, "skipped": [{"name": name, "why": why} for name, why in skipped]}
-    return Response(OutcomeSerializer(body).data)
+    # Without the serializer, of which a browser's page would make a form.
+    return Response(dict(OutcomeSerializer(body).data))
 
 
 def _endpoint(view: type[OperationViewSet], operation: Operation, *, many: bool) -> Any:

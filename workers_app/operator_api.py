@@ -22,6 +22,7 @@ from workers_app import enrolment, operations, selection, versions
 from workers_app.api_lists import (
     ConditionFilter,
     Keyset,
+    ListFilter,
     MomentFilter,
     PatternFilter,
     SeveralFilter,
@@ -118,7 +119,7 @@ def outdated() -> Q:
     return Q(agent_version__in=versions.outdated_versions(server_version()))
 
 
-class WorkerFilter(filters.FilterSet):  # type: ignore[misc]
+class WorkerFilter(ListFilter):
     state = SeveralFilter(choices=list(Shown), help_text="One or more states.")
     queue = filters.CharFilter(method="serving", help_text="Those that serve this queue, or every queue.")
     team = filters.CharFilter(field_name="team_name", help_text="Those of this team.")
@@ -243,7 +244,7 @@ class MadeEnrolmentTokenSerializer(EnrolmentTokenSerializer):
         fields = [*EnrolmentTokenSerializer.Meta.fields, "enrolment_token", "commands"]
 
 
-class EnrolmentTokenFilter(filters.FilterSet):  # type: ignore[misc]
+class EnrolmentTokenFilter(ListFilter):
     usable = ConditionFilter(condition=lambda: enrolment.USABLE, help_text="Whether a machine can still enrol with it.")
     name = filters.CharFilter(help_text="Those for this machine.")
 
@@ -322,7 +323,7 @@ class EnrolmentTokenViewSet(OperationViewSet):
             settings.EDGECONTROL.public_url or request.build_absolute_uri("/").rstrip("/")
         )
         return Response(
-            MadeEnrolmentTokenSerializer(made).data,
+            dict(MadeEnrolmentTokenSerializer(made).data),
             status=status.HTTP_201_CREATED,
             headers={"Cache-Control": "no-store"},
         )
@@ -351,7 +352,7 @@ class ChangeSerializer(serializers.ModelSerializer[Change]):
         ]
 
 
-class ChangeFilter(filters.FilterSet):  # type: ignore[misc]
+class ChangeFilter(ListFilter):
     actor = filters.CharFilter(help_text="Those by this user, machine or shell user.")
     actor_kind = SeveralFilter(choices=list(ActorKind), help_text="Those by actors of these kinds.")
     action = filters.CharFilter(help_text="The name of an operation such as request_maintenance, or another action.")

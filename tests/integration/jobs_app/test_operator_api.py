@@ -77,6 +77,7 @@ ENDPOINTS: list[tuple[str, str, str]] = [
             "update_maintenance_comment": "operator",
             "exit_maintenance": "operator",
             "shutdown_worker": "operator",
+            "cancel_shutdown": "operator",
             "add_worker_queues": "operator",
             "remove_worker_queues": "operator",
             "set_worker_queues": "operator",

@@ -718,6 +718,7 @@ class TestBrowser:
         page = self.page(browser.get(f"{FLEET}workers/"))
         for name in ("state", "queue", "pattern", "silent", "search"):
             assert f'name="{name}"' in page
+        assert "invalid name" not in page
         filled = self.page(browser.get(f"{FLEET}workers/?state=running&queue=&team=&name=&pattern=&silent=&outdated="))
         assert "hall-1" in filled
         assert "press-7" not in filled
@@ -733,6 +734,7 @@ class TestBrowser:
             (f"workers/{operation.name}", {"names"}),
         ):
             page = self.page(browser.get(FLEET + address), 405)
+            assert "Possible: POST" in page
             shown = set(re.findall(r'<(?:input|textarea|select)[^>]*\sname="(\w+)"', page))
             assert shown - {"csrfmiddlewaretoken", "_content_type", "_content"} == fields | names
             for parameter in operation.parameters:
@@ -744,15 +746,27 @@ class TestBrowser:
             browser.post(f"{FLEET}workers/{worker.pk}/request_maintenance", {"comment": "disk", "until": ""})
         )
         assert "press-7" in page
+        assert 'name="comment"' in page
+        assert "not currently supported" not in page
         assert fresh(worker).requested_comment == "disk"
         form = {"names": "press-7\r\nhall, 1\r\nnobody", "queues": "a, b"}
         page = self.page(browser.post(f"{FLEET}workers/add_worker_queues", form))
         assert "no such worker" in page
         assert [fresh(each).queues_override for each in (worker, other)] == [["z", "a", "b"]] * 2
 
-    def test_a_form_that_is_wrong_says_why(self, browser: Client, make_worker: Make) -> None:
-        answer = browser.post(f"{FLEET}workers/{make_worker().pk}/request_maintenance", {"comment": "", "until": "x"})
-        assert "is needed" in self.page(answer, 400)
+    def test_a_form_that_is_wrong_says_why_and_keeps_what_was_typed(self, browser: Client, make_worker: Make) -> None:
+        worker = make_worker()
+        for address, names in (
+            (f"workers/{worker.pk}/request_maintenance", {}),
+            ("workers/request_maintenance", {"names": f"{worker.name}\r\nnobody"}),
+        ):
+            page = self.page(browser.post(FLEET + address, {"comment": "new disk", "until": "whenever", **names}), 400)
+            assert page.count("must be a span") >= 2
+            assert "new disk" in page
+            assert 'value="whenever"' in page
+            assert (f"{worker.name}\r\nnobody" in page) is bool(names)
+        page = self.page(browser.post(f"{FLEET}workers/{worker.pk}/request_maintenance", {"comment": ""}), 400)
+        assert "is needed" in page
 
     def test_what_may_not_be_done_shows_no_form(self, http: None, make_worker: Make) -> None:
         client = Client(headers={"Accept": "text/html"})
