@@ -16,7 +16,7 @@ from unfold.dataclasses import SearchResult
 from unfold.sites import UnfoldAdminSite
 
 from edgecontrol import __version__, dashboard
-from edgecontrol.dashboard import to
+from edgecontrol.addresses import to
 from jobs_app.models import Job, Queue
 from jobs_app.operations import JOBS, QUEUES
 from jobs_app.states import JobState

@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.contrib.admin.utils import quote
 from django.db import connection
 from django.db.models import Count, Sum
-from django.db.models.functions import Coalesce, Now
-from django.urls import NoReverseMatch, reverse
+from django.db.models.functions import Coalesce
 from django.utils import timezone
-from django.utils.http import urlencode
 
-from edgecontrol import __version__
+from edgecontrol import __version__, attention
+from edgecontrol.addresses import to
+from edgecontrol.attention import Notice
 from edgecontrol.throughput import MINUTES, Chart, Ended, by_ten_minutes, chart, throughput, total
-from jobs_app.models import Queue
 from jobs_app.states import HELD, JobState
-from jobs_app.waiting import unserved_queues
 from workers_app.admin_words import MEANINGS, span
 from workers_app.models import Worker
-from workers_app.states import GONE, Requested, Shown
+from workers_app.states import GONE, Shown
 from workers_app.versions import is_outdated
 
 SEE_WORKERS, SEE_JOBS, SEE_QUEUES = "workers_app.view_worker", "jobs_app.view_job", "jobs_app.view_queue"
@@ -40,12 +37,6 @@ PERMISSIONS = (SEE_WORKERS, SEE_JOBS, SEE_QUEUES, CONNECT)
 SHARED_SECONDS = 2.0
 #: Waiting jobs are counted up to here; beyond it the page says "10,000+".
 MOST_COUNTED = 10_000
-#: Names that a line of the page shows; the rest stands in the list behind it.
-MOST_NAMED = 5
-#: Maintenance that ends within this time is announced.
-SOON = timedelta(hours=1)
-#: A job that waits longer than this is worth a look.
-LONG_WAIT = timedelta(hours=1)
 
 #: What somebody may have to look after comes first.
 ORDER = (
@@ -64,34 +55,6 @@ ORDER = (
 )
 #: Workers in these states are offered jobs.
 TAKING = frozenset({Shown.STARTING, Shown.IDLE, Shown.RUNNING})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Named:
-    """One of those that a line is about."""
-
-    name: str
-    url: str
-    at: datetime | None = None
-    #: Goes before the moment, or stands alone.
-    words: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Notice:
-    """Something that somebody may want to look after."""
-
-    #: The part of its id in the page, by which a refresh finds it again.
-    about: str
-    #: bad, warn or rest; the last one is for knowledge only.
-    tone: str
-    icon: str
-    text: str
-    url: str
-    named: Sequence[Named] = ()
-    #: How many more there are than are named.
-    more: int = 0
-    advice: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,29 +192,22 @@ def home(may: Collection[str]) -> Home:
         page.links |= {state.value: to("jobs_app_job_changelist", state=state) for state in JobState}
         page.links["held"] = to("jobs_app_job_changelist", state=sorted(HELD))
     if SEE_WORKERS in may:
-        page.fleet = fleet(page.as_of)
+        page.fleet = fleet()
         live = [state.value for state in ORDER if state not in GONE]
         page.links["workers"] = to("workers_app_worker_changelist", state=live)
+        page.notices += page.fleet.notices
     if SEE_QUEUES in may:
-        page.notices = queue_notices()
         page.links["queues"] = to("jobs_app_queue_changelist")
+        page.notices += attention.of_queues()
     if CONNECT in may:
         page.links["connect"] = to("connect_machine")
-    page.notices += [*(page.fleet.notices if page.fleet else ()), *_job_notices(page)]
+    if page.work and page.history:
+        page.notices += attention.of_jobs(now=page.as_of, lost=page.history.ended.lost, oldest=page.work.oldest)
     page.notices.sort(key=lambda notice: ("bad", "warn", "rest").index(notice.tone))
     return page
 
 
-def to(name: str, *key: object, **chosen: str | list[str]) -> str:
-    """The address of one of the admin's pages; empty while there is no such page."""
-    try:
-        address = reverse(f"admin:{name}", args=[quote(str(part)) for part in key])
-    except NoReverseMatch:
-        return ""
-    return f"{address}?{urlencode(chosen, doseq=True)}" if chosen else address
-
-
-def fleet(now: datetime) -> Fleet:
+def fleet() -> Fleet:
     groups = (
         Worker.objects.values_list("state", "agent_version")
         .annotate(count=Count("pk"), slots=Sum(Coalesce("concurrency_override", "concurrency")))
@@ -266,11 +222,6 @@ def fleet(now: datetime) -> Fleet:
             outdated[version] = outdated.get(version, 0) + count
     live = sum(count for state, count in counts.items() if state not in GONE)
     in_all = sum(counts.values())
-    notices = _silent(counts[Shown.UNKNOWN]) if counts[Shown.UNKNOWN] else []
-    if in_all and not live:
-        notices.insert(0, _nobody(in_all))
-    if outdated:
-        notices.append(_outdated(outdated))
     return Fleet(
         states=[
             StateCount(
@@ -284,145 +235,8 @@ def fleet(now: datetime) -> Fleet:
         total=in_all,
         live=live,
         capacity=capacity,
-        notices=notices + (_maintenance(now) if counts[Shown.MAINTENANCE_MODE] or live else []),
+        notices=attention.of_workers(counts, outdated=outdated),
     )
-
-
-def _nobody(workers: int) -> Notice:
-    return Notice(
-        about="nobody",
-        tone="bad",
-        icon="cloud_off",
-        text="No worker host is live" if workers > 1 else "The only worker host is not live",
-        url=to("workers_app_worker_changelist", state=[state.value for state in ORDER if state in GONE]),
-        advice="No job is taken until an agent is back.",
-    )
-
-
-def _silent(count: int) -> list[Notice]:
-    """Silent without being in maintenance, where machines are switched off for good reason."""
-    newest = Worker.objects.filter(state=Shown.UNKNOWN).order_by("-last_heartbeat")[:MOST_NAMED]
-    notice = Notice(
-        about="silent",
-        tone="bad",
-        icon="signal_disconnected",
-        text=f"{_number(count, 'worker host')} {'is' if count == 1 else 'are'} silent",
-        url=to("workers_app_worker_changelist", state=Shown.UNKNOWN),
-        named=[_host(worker, at=worker.last_heartbeat, words="heard") for worker in newest],
-        more=count - min(count, MOST_NAMED),
-        advice="Is the machine on, and can it reach this address? Its jobs are given up when the patience ends.",
-    )
-    return [notice]
-
-
-def _outdated(versions: dict[str, int]) -> Notice:
-    count = sum(versions.values())
-    return Notice(
-        about="outdated",
-        tone="warn",
-        icon="update",
-        text=f"{_number(count, 'agent')} {'is' if count == 1 else 'are'} older than this control plane",
-        url=to("workers_app_worker_changelist", outdated="1"),
-        named=[
-            Named(name=f"version {version}", url=to("workers_app_worker_changelist", version=version), words=f"{n:,}")
-            for version, n in sorted(versions.items())[:MOST_NAMED]
-        ],
-        more=max(0, len(versions) - MOST_NAMED),
-        advice=f"The control plane is at {__version__}.",
-    )
-
-
-def _maintenance(now: datetime) -> list[Notice]:
-    ending = list(
-        Worker.objects.filter(requested=Requested.MAINTENANCE, requested_until__lte=Now() + SOON).order_by(
-            "requested_until"
-        )[: MOST_NAMED + 1]
-    )
-    if not ending:
-        return []
-    several = "Maintenance of several worker hosts ends within the hour"
-    notice = Notice(
-        about="maintenance",
-        tone="rest",
-        icon="build",
-        text="Maintenance of a worker host ends within the hour" if len(ending) == 1 else several,
-        url=to("workers_app_worker_changelist", state=Shown.MAINTENANCE_MODE),
-        named=[_host(worker, at=worker.requested_until, words="ends") for worker in ending[:MOST_NAMED]],
-        more=len(ending) - MOST_NAMED if len(ending) > MOST_NAMED else 0,
-    )
-    return [notice]
-
-
-def _host(worker: Worker, *, at: datetime | None, words: str) -> Named:
-    return Named(name=worker.name, url=to("workers_app_worker_change", worker.pk), at=at, words=words)
-
-
-def queue_notices() -> list[Notice]:
-    notices = []
-    if unserved := unserved_queues():
-        notices.append(
-            Notice(
-                about="unserved",
-                tone="bad",
-                icon="person_off",
-                text=f"{_number(len(unserved), 'queue')} with waiting jobs and no live worker host",
-                url=to("jobs_app_queue_changelist", unserved="1"),
-                named=[
-                    Named(
-                        name=each.queue,
-                        url=to("jobs_app_queue_change", each.queue),
-                        at=each.oldest,
-                        words=f"{each.waiting:,} waiting, since",
-                    )
-                    for each in unserved[:MOST_NAMED]
-                ],
-                more=max(0, len(unserved) - MOST_NAMED),
-                advice="Let a worker host serve them: “Add queues” on its page.",
-            )
-        )
-    paused = list(Queue.objects.filter(paused=True).order_by("-paused_at", "name")[:100])
-    if paused:
-        notices.append(
-            Notice(
-                about="paused",
-                tone="warn",
-                icon="pause_circle",
-                text=f"{_number(len(paused), 'queue')} {'is' if len(paused) == 1 else 'are'} paused",
-                url=to("jobs_app_queue_changelist", paused="1"),
-                named=[
-                    Named(
-                        name=queue.name,
-                        url=to("jobs_app_queue_change", queue.pk),
-                        at=queue.paused_at,
-                        words=f"{f'“{queue.pause_comment}” ' if queue.pause_comment else ''}by {queue.paused_by},",
-                    )
-                    for queue in paused[:MOST_NAMED]
-                ],
-                more=max(0, len(paused) - MOST_NAMED),
-            )
-        )
-    return notices
-
-
-def _job_notices(page: Home) -> Iterable[Notice]:
-    if page.history and (lost := page.history.ended.lost):
-        yield Notice(
-            about="lost",
-            tone="bad",
-            icon="heart_broken",
-            text=f"{_number(lost, 'job')} {'was' if lost == 1 else 'were'} lost in the last {MINUTES // 60} hours",
-            url=page.links["lost"],
-            advice="They ran when their machine rebooted, went silent or forgot them. Each says why.",
-        )
-    if page.work and page.work.oldest and page.work.now - page.work.oldest[1] > LONG_WAIT:
-        yield Notice(
-            about="wait",
-            tone="warn",
-            icon="hourglass_top",
-            text=f"A job has been waiting for {page.work.oldest_wait}",
-            url=page.work.oldest_url,
-            advice="Its page says why.",
-        )
 
 
 def history(now: datetime) -> History:
@@ -492,7 +306,3 @@ def glance(may: Collection[str]) -> Glance:
 
 def _up_to(count: int, most: int) -> str:
     return f"{most:,}+" if count > most else f"{count:,}"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -17,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from edgecontrol import dashboard
+from edgecontrol.addresses import to
 from edgecontrol.groups import ADMINISTRATOR, OPERATOR, VIEWER
 from edgecontrol.throughput import Throughput
 from jobs_app.models import Queue
@@ -128,7 +129,7 @@ class TestHome:
     def test_an_empty_fleet_says_how_to_begin(self, ops: Client, log_in: As) -> None:
         page = text(ops.get(HOME))
         assert "Connect the first machine" in page
-        assert f'href="{dashboard.to("connect_machine")}"' in page
+        assert f'href="{to("connect_machine")}"' in page
         assert "All is well" not in page
         assert "Ask an operator" in text(log_in(VIEWER).get(HOME))
 
@@ -229,8 +230,8 @@ class TestNavigation:
             page = text(ops.get(address))
             return re.findall(r'<a href="([^"]+)" class="[^"]*\bactive\b[^"]*"', page)
 
-        connect, worker = dashboard.to("connect_machine"), make_worker()
-        tokens = dashboard.to("workers_app_enrolmenttoken_changelist")
+        connect, worker = to("connect_machine"), make_worker()
+        tokens = to("workers_app_enrolmenttoken_changelist")
         assert here(HOME) == [HOME]
         assert here(connect) == [connect]
         assert here(tokens) == [tokens]

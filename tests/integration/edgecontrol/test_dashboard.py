@@ -15,7 +15,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from edgecontrol import dashboard, throughput
-from edgecontrol.dashboard import PERMISSIONS, SEE_JOBS, SEE_QUEUES, SEE_WORKERS, Home, Notice, home
+from edgecontrol.attention import Notice
+from edgecontrol.dashboard import PERMISSIONS, SEE_JOBS, SEE_QUEUES, SEE_WORKERS, Home, home
 from edgecontrol.throughput import MINUTES, Ended, Throughput
 from jobs_app.models import Job, Queue
 from workers_app.models import Worker
@@ -118,6 +119,11 @@ class TestFleet:
         page = everything()
         assert [each.name for each in notice("maintenance", page).named] == ["laser-1"]
         assert page.urgent == []
+        for number in range(8):
+            make_worker(f"mill-{number}", requested="maintenance", requested_until=soon + timedelta(minutes=number))
+        said = notice("maintenance")
+        assert said.text == "Maintenance of 9 worker hosts ends within the hour"
+        assert (len(said.named), said.more) == (5, 4)
 
     def test_a_fleet_without_a_live_worker_says_so_first(self, make_worker: Make) -> None:
         make_worker(state="unknown", heard_seconds_ago=500)

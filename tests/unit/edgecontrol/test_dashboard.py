@@ -5,7 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from edgecontrol.dashboard import MOST_COUNTED, ORDER, Fleet, Home, Notice, Work
+from edgecontrol.attention import Notice
+from edgecontrol.dashboard import MOST_COUNTED, ORDER, Fleet, Home, Work
 from edgecontrol.throughput import MINUTE, MINUTES, Ended, by_ten_minutes, chart, round_up, total
 from workers_app.states import Shown
 
