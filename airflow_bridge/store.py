@@ -180,7 +180,7 @@ LEFT JOIN LATERAL (
     SELECT true AS found FROM edgecontrol.log_chunk
     WHERE log_chunk.job_id = job.id AND log_chunk.attempt = attempt.number LIMIT 1
 ) AS chunk ON true
-WHERE job.log_path = %(log_path)s AND (chunk.found OR attempt.number = job.attempt)
+WHERE job.log_path = %(log_path)s AND job.log_path <> '' AND (chunk.found OR attempt.number = job.attempt)
 ORDER BY job.queued_at, job.id, attempt.number
 """
 
@@ -194,7 +194,7 @@ ORDER BY "offset"
 _ADD_LOG = """
 INSERT INTO edgecontrol.log_chunk (job_id, attempt, "offset", data)
 SELECT job.id, 0, coalesce(stored.size, 0), %(data)s
-FROM (SELECT id FROM edgecontrol.job WHERE log_path = %(log_path)s ORDER BY queued_at DESC LIMIT 1) AS job
+FROM (SELECT id FROM edgecontrol.job WHERE log_path = %(log_path)s AND log_path <> '' ORDER BY queued_at DESC LIMIT 1) AS job
 LEFT JOIN LATERAL (
     SELECT "offset" + octet_length(data) AS size FROM edgecontrol.log_chunk
     WHERE job_id = job.id AND attempt = 0 ORDER BY "offset" DESC LIMIT 1

@@ -31,6 +31,7 @@ from workers_app import registry
 from workers_app.audit import client_address
 from workers_app.auth import SESSION_HEADER, IsAgent, IsCurrentSession, WorkerTokenAuthentication
 from workers_app.models import Worker
+from workers_app.operations import LONGEST_QUEUE
 from workers_app.states import Reported, Requested
 
 #: What this control plane speaks; an agent with an older one is asked to update.
@@ -77,6 +78,12 @@ def checked(serializer: serializers.Serializer[Any]) -> dict[str, Any]:
 def integer(*, least: int = 0, most: int = 2**31 - 1, **options: Any) -> serializers.IntegerField:
     """A number that fits its column."""
     return serializers.IntegerField(min_value=least, max_value=most, **options)
+
+
+def queue_names(**options: Any) -> serializers.ListField:
+    """What an agent serves; null is all that it may. A longer name would not fit the key of its queue."""
+    name = serializers.CharField(max_length=LONGEST_QUEUE)
+    return serializers.ListField(child=name, allow_null=True, **options)
 
 
 class SystemFigures(serializers.DictField):
@@ -164,11 +171,7 @@ class RegisterSerializer(serializers.Serializer[Any]):
     session = serializers.UUIDField()
     boot_id = serializers.CharField(max_length=200)
     name = serializers.CharField(allow_null=True, trim_whitespace=False, help_text="null keeps the token's.")
-    queues = serializers.ListField(
-        child=serializers.CharField(),
-        allow_null=True,
-        help_text="null: all that the worker is allowed; empty: none.",
-    )
+    queues = queue_names(help_text="null: all that the worker is allowed; empty: none.")
     concurrency = integer(least=1, most=MOST_SLOTS)
     agent_version = serializers.CharField(allow_blank=True)
     airflow_version = serializers.CharField(allow_blank=True)
@@ -229,7 +232,7 @@ class HeartbeatSerializer(serializers.Serializer[Any]):
     reported = serializers.ChoiceField(choices=[word.value for word in Reported])
     jobs_active = integer()
     concurrency = integer(least=1, most=MOST_SLOTS)
-    queues = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    queues = queue_names()
     sysinfo = SystemFigures(allow_null=True, help_text="null: unchanged.")
     held = PairSerializer(many=True)
 

@@ -151,7 +151,8 @@ class Job(models.Model):
             models.Index(fields=["airflow_id"], name="job_open_by_airflow_id", condition=_OPEN),
             models.Index(fields=["finished_at"], name="job_finished", condition=_FINAL),
             models.Index(fields=["worker", "-queued_at"], name="job_history_of_worker"),
-            HashIndex(fields=["log_path"], name="job_by_log_path"),
+            # Not those without a log of their own: equal values make one endless bucket of a hash index.
+            HashIndex(fields=["log_path"], name="job_by_log_path", condition=~models.Q(log_path="")),
             # Those of lists, see `listing`. None holds what is held, and only the first one holds what waits: a claim
             # maintains none of them, and its planner cannot take one for `job_claimable`.
             models.Index(fields=["-queued_at"], name="job_waiting_newest", condition=_WAITING),

@@ -156,6 +156,12 @@ class TestCredentials:
 
 
 class TestRegister:
+    def test_a_queue_name_that_no_index_takes_is_refused_by_its_length(self, agent: Make) -> None:
+        caller = agent()
+        for call in (caller.register, caller.heartbeat):
+            good(call(queues=["q" * 256]))
+            assert "256" in refusal(call(queues=["q" * 257]), 400, "invalid_request")
+
     def test_the_answer_brings_everything_that_the_agent_needs(self, agent: Make) -> None:
         caller = agent(name="site-7", session=None, reported="offline", state="offline")
         body = good(caller.register(queues=["a"], concurrency=4))
