@@ -194,7 +194,9 @@ ORDER BY "offset"
 _ADD_LOG = """
 INSERT INTO edgecontrol.log_chunk (job_id, attempt, "offset", data)
 SELECT job.id, 0, coalesce(stored.size, 0), %(data)s
-FROM (SELECT id FROM edgecontrol.job WHERE log_path = %(log_path)s AND log_path <> '' ORDER BY queued_at DESC LIMIT 1) AS job
+FROM (
+    SELECT id FROM edgecontrol.job WHERE log_path = %(log_path)s AND log_path <> '' ORDER BY queued_at DESC LIMIT 1
+) AS job
 LEFT JOIN LATERAL (
     SELECT "offset" + octet_length(data) AS size FROM edgecontrol.log_chunk
     WHERE job_id = job.id AND attempt = 0 ORDER BY "offset" DESC LIMIT 1

@@ -45,7 +45,9 @@ def test_every_endpoint_of_operators_names_the_permission_that_it_needs(schema: 
 
 
 @pytest.mark.parametrize(
-    ("kind", "operation"), [(kind, each) for kind, table in TABLES.items() for each in table], ids=str
+    ("kind", "operation"),
+    [(kind, each) for kind, table in TABLES.items() for each in table],
+    ids=lambda each: getattr(each, "name", each),
 )
 def test_every_operation_is_explained_for_one_and_for_many_with_a_request_and_an_answer(
     schema: Any, kind: str, operation: Operation
