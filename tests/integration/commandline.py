@@ -56,6 +56,7 @@ def manage(
 
         def pause(span: float) -> None:
             assert during_wait, "it waits, and nothing happens"
+            assert seconds[0] < 1000, "it waits for ever"
             seconds[0] += span
             during_wait()
 

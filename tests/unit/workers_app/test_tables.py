@@ -43,6 +43,7 @@ def test_where_it_is_narrow_the_optional_column_goes_first_then_the_widest_is_cu
     assert table(rows, width=30)[1] == "press-1234567890  idle   red"
     assert table(rows, width=24)[1] == "press-1234567890  idle"
     assert table(rows, width=18)[1] == "press-1234…  idle"
+    assert table(rows, width=17)[1] == "press-123…  idle"
 
 
 def test_what_is_there_to_be_copied_is_never_cut() -> None:
