@@ -13,7 +13,7 @@ from django.db import DataError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from drf_spectacular.openapi import AutoSchema
 from rest_framework import exceptions, status
-from rest_framework.permissions import IsAuthenticated
+from rest_framework.permissions import IsAdminUser
 from rest_framework.response import Response
 from rest_framework.routers import APIRootView, DefaultRouter, Route
 from rest_framework.utils.serializer_helpers import ReturnDict
@@ -145,7 +145,7 @@ def server_error(request: HttpRequest) -> Any:
 class FleetView(APIRootView):
     """The operator API: workers, jobs, queues, enrolment tokens and the record of changes."""
 
-    permission_classes = [IsAuthenticated]
+    permission_classes = [IsAdminUser]
 
 
 class FleetRouter(DefaultRouter):

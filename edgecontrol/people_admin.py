@@ -24,6 +24,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from edgecontrol.groups import ADMINISTRATOR, GROUPS, OPERATOR, VIEWER
 from workers_app.admin_words import moment
+from workers_app.models import PersonalToken
 
 #: What each of our groups may do, for those who choose one.
 MAY = {
@@ -119,6 +120,11 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return _may_touch(request, obj) and bool(super().has_delete_permission(request, obj))
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, set[str], Any]:
+        named, counts, lacking, protected = super().get_deleted_objects(objs, request)
+        # Nobody deletes a token by itself, which is revoked; but it goes with its owner.
+        return named, counts, lacking - {PersonalToken._meta.verbose_name}, protected
 
 
 _HELP = {

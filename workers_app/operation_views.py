@@ -47,7 +47,8 @@ class HasNamedPermission(BasePermission):
     """The caller has the one permission that the view names for what is asked of it."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        if not (request.user and request.user.is_authenticated):
+        # A session outlives the right to log in.
+        if not (request.user and request.user.is_authenticated and request.user.is_staff):
             return False
         permission = cast(FleetViewSet, view).permission
         if not request.user.has_perm(permission):

@@ -70,9 +70,9 @@ def recognise(text: str) -> PersonalToken:
     """The token with its owner. Raises BadPersonalToken, without saying which part was wrong."""
     parts = credentials.split(text, prefix=credentials.PERSONAL)
     if parts:
-        usable = PersonalToken.objects.filter(
-            Q(expires_at=None) | Q(expires_at__gt=Now()), revoked_at=None, user__is_active=True
-        )
+        unexpired = Q(expires_at=None) | Q(expires_at__gt=Now())
+        # As at the login page: both boxes of an account count.
+        usable = PersonalToken.objects.filter(unexpired, revoked_at=None, user__is_active=True, user__is_staff=True)
         token = usable.select_related("user").filter(key=parts[0]).first()
         if token and credentials.matches(token.digest, parts[1]):
             stale = Q(last_used_at=None) | Q(last_used_at__lt=Now() - _USE_NOTED_EVERY)

@@ -40,7 +40,7 @@ class Fleet:
 
 
 def member(*groups: str, name: str | None = None, **columns: Any) -> User:
-    user = User.objects.create_user(name or "-".join(("somebody", *groups)), **columns)
+    user = User.objects.create_user(name or "-".join(("somebody", *groups)), **{"is_staff": True, **columns})
     user.groups.set(Group.objects.filter(name__in=groups))
     assert user.groups.count() == len(groups)
     return user

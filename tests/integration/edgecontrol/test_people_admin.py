@@ -13,6 +13,8 @@ from django.test import Client
 
 from edgecontrol.groups import ADMINISTRATOR, GROUPS, OPERATOR, VIEWER
 from edgecontrol.people_admin import MAY
+from tests.integration.people import OPS
+from workers_app import personal_tokens
 
 USERS, GROUPS_PAGE = "/admin/auth/user/", "/admin/auth/group/"
 PASSWORD = "correct-horse-battery"
@@ -106,6 +108,27 @@ def test_a_locked_account_opens_nothing(administrator: Client) -> None:
     user = User.objects.create_user("vera", password=PASSWORD, is_staff=True)
     administrator.post(f"{USERS}{user.pk}/change/", form(user, is_active=None))
     assert not Client().login(username="vera", password=PASSWORD)
+
+
+def test_who_may_no_longer_log_in_loses_the_session_at_the_api_too(administrator: Client) -> None:
+    user = User.objects.create_user("vera", is_staff=True)
+    user.groups.add(Group.objects.get(name=OPERATOR))
+    browser = Client()
+    browser.force_login(user)
+    assert browser.get("/api/v1/fleet/workers").status_code == 200
+    administrator.post(f"{USERS}{user.pk}/change/", form(user, is_staff=None))
+    assert browser.get("/api/v1/fleet/workers").status_code == 403
+
+
+def test_who_is_deleted_takes_their_tokens_along(administrator: Client) -> None:
+    user = User.objects.create_user("vera", is_staff=True)
+    _, token = personal_tokens.issue(user=user, name="nightly script", by=OPS)
+    page = text(administrator.get(f"{USERS}{user.pk}/delete/"))
+    assert "nightly script" in page
+    administrator.post(f"{USERS}{user.pk}/delete/", {"post": "yes"})
+    assert not User.objects.filter(pk=user.pk).exists()
+    with pytest.raises(personal_tokens.BadPersonalToken):
+        personal_tokens.recognise(token)
 
 
 class TestSuperusers:

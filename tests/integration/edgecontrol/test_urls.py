@@ -55,6 +55,12 @@ def test_everything_that_the_docs_page_needs_is_served(http: None) -> None:
     assert {Client().get(path).status_code for path in needed} == {200}
 
 
+@pytest.mark.parametrize("page", ["docs", "schema"])
+def test_whatever_credential_is_shown_the_documentation_is_open(http: None, page: str) -> None:
+    headers = {"Authorization": "Bearer ec_of-an-agent"}
+    assert Client(headers=headers, raise_request_exception=False).get(f"/api/v1/{page}").status_code == 200
+
+
 def test_the_schema_is_served(http: None) -> None:
     answer = Client().get("/api/v1/schema")
     assert answer.status_code == 200

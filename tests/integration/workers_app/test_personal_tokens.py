@@ -35,11 +35,11 @@ GARBAGE = [
 
 @pytest.fixture
 def maria(db: None) -> User:
-    return User.objects.create_user("maria")
+    return User.objects.create_user("maria", is_staff=True)
 
 
 def test_a_token_finds_its_owner(maria: User) -> None:
-    otto = User.objects.create_user("otto")
+    otto = User.objects.create_user("otto", is_staff=True)
     tokens = {personal_tokens.issue(user=user, name="script", by=OPS)[1]: user for user in (maria, otto, maria)}
     assert len(tokens) == 3
     for text, user in tokens.items():
@@ -85,9 +85,10 @@ def test_a_token_without_an_end_stays_until_it_is_revoked(maria: User) -> None:
     assert personal_tokens.revoke([token.pk], by=OPS).skipped == [(f"script ({token.key})", "it is revoked already")]
 
 
-def test_a_token_of_somebody_who_may_no_longer_log_in_opens_nothing(maria: User) -> None:
+@pytest.mark.parametrize("box", ["is_active", "is_staff"])
+def test_a_token_of_somebody_who_may_no_longer_log_in_opens_nothing(maria: User, box: str) -> None:
     text = personal_tokens.issue(user=maria, name="script", by=OPS)[1]
-    User.objects.filter(pk=maria.pk).update(is_active=False)
+    User.objects.filter(pk=maria.pk).update(**{box: False})
     with pytest.raises(BadPersonalToken):
         personal_tokens.recognise(text)
     maria.delete()
