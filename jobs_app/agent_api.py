@@ -38,6 +38,10 @@ from workers_app.states import Reported, Requested
 PROTOCOL = 1
 #: More slots than any machine has.
 MOST_SLOTS = 10_000
+#: What a machine says of itself is kept, shown in lists, and written into the record, which only grows.
+MOST_QUEUES = 1000
+MOST_FIGURES_BYTES = 64 * 1024
+LONGEST_VERSION = 200
 
 _SESSION = OpenApiParameter(
     SESSION_HEADER,
@@ -83,17 +87,19 @@ def integer(*, least: int = 0, most: int = 2**31 - 1, **options: Any) -> seriali
 def queue_names(**options: Any) -> serializers.ListField:
     """What an agent serves; null is all that it may. A longer name would not fit the key of its queue."""
     name = serializers.CharField(max_length=LONGEST_QUEUE)
-    return serializers.ListField(child=name, allow_null=True, **options)
+    return serializers.ListField(child=name, allow_null=True, max_length=MOST_QUEUES, **options)
 
 
 class SystemFigures(serializers.DictField):
-    """Any JSON object that PostgreSQL can store: its text has neither NUL nor half of a surrogate pair."""
+    """A JSON object that PostgreSQL can store: of bounded size, with neither NUL nor half of a surrogate pair."""
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         try:
             text = json.dumps(data, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise exceptions.ValidationError("Has half of a surrogate pair.") from None
+        if len(text) > MOST_FIGURES_BYTES:
+            raise exceptions.ValidationError(f"Has more than {MOST_FIGURES_BYTES} bytes.")
         # Escaped backslashes set aside, what is left of the form \u0000 is the character.
         if b"\\u0000" in text.replace(b"\\\\", b""):
             raise exceptions.ValidationError("Has a NUL character.")
@@ -173,8 +179,8 @@ class RegisterSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(allow_null=True, trim_whitespace=False, help_text="null keeps the token's.")
     queues = queue_names(help_text="null: all that the worker is allowed; empty: none.")
     concurrency = integer(least=1, most=MOST_SLOTS)
-    agent_version = serializers.CharField(allow_blank=True)
-    airflow_version = serializers.CharField(allow_blank=True)
+    agent_version = serializers.CharField(allow_blank=True, max_length=LONGEST_VERSION)
+    airflow_version = serializers.CharField(allow_blank=True, max_length=LONGEST_VERSION)
     protocol = serializers.IntegerField()
     sysinfo = SystemFigures()
     held = PairSerializer(

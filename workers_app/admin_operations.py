@@ -278,7 +278,7 @@ class OperationsAdmin(ModelAdmin):  # type: ignore[misc]
         """The keys among those that came with the form that this person may see and that still exist."""
         try:
             keys = [self.opts.pk.to_python(key) for key in json.loads(chosen)][:MOST_AT_ONCE]
-        except (ValueError, TypeError, ValidationError):
+        except (ValueError, TypeError, OverflowError, ValidationError):
             return []
         return list(self.get_queryset(request).filter(pk__in=keys).order_by("pk").values_list("pk", flat=True))
 

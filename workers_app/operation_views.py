@@ -26,7 +26,15 @@ from rest_framework.viewsets import GenericViewSet
 from workers_app import api_lists
 from workers_app.audit import Actor
 from workers_app.errors import Refusal
-from workers_app.operations import LONGEST_COMMENT, LONGEST_QUEUE, MOST_SLOTS, InvalidParameter, Kind, Operation
+from workers_app.operations import (
+    LONGEST_COMMENT,
+    LONGEST_QUEUE,
+    MOST_SLOTS,
+    InvalidParameter,
+    Kind,
+    Operation,
+    encodable,
+)
 from workers_app.operations import Parameter as OperationParameter
 from workers_app.outcomes import Outcome
 from workers_app.personal_tokens import PersonalTokenAuthentication
@@ -134,6 +142,8 @@ class NamesField(serializers.Field[Any, Any, Any, Any]):
         names = [line.strip() for line in data.splitlines()] if isinstance(data, str) else data
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise serializers.ValidationError("must be a list of texts")
+        if not all(map(encodable, names)):
+            raise serializers.ValidationError("has a name with half of a character")
         names = list(dict.fromkeys(name for name in names if name))
         if not 1 <= len(names) <= MOST_NAMES:
             raise serializers.ValidationError(f"must have 1 to {MOST_NAMES} entries")

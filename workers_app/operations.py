@@ -37,12 +37,12 @@ def comment(value: Any) -> str:
     if value is not None and not isinstance(value, str):
         raise InvalidParameter("must be a text")
     text = (value or "").strip()
-    if len(text) > LONGEST_COMMENT or "\0" in text or not _encodable(text):
+    if len(text) > LONGEST_COMMENT or "\0" in text or not encodable(text):
         raise InvalidParameter(f"has more than {LONGEST_COMMENT} characters, or one that cannot be stored")
     return text
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
     """False for half of a surrogate pair, which comes from JSON and from odd command lines."""
     try:
         text.encode()

@@ -247,6 +247,10 @@ class TestRegister:
             ("held", [{"id": "x", "attempt": 1}]),
             ("held", [{"id": str(uuid.uuid4()), "attempt": 0}]),
             ("agent_version", "\0"),
+            ("agent_version", "1" * 201),
+            ("airflow_version", "3" * 201),
+            ("queues", [f"q{number}" for number in range(1001)]),
+            ("sysinfo", {"a": "x" * 65_536}),
             ("protocol", "one"),
         ],
     )
@@ -292,7 +296,9 @@ class TestHeartbeat:
             ("jobs_active", HUGE),
             ("concurrency", 0),
             ("queues", [None]),
+            ("queues", [f"q{number}" for number in range(1001)]),
             ("sysinfo", []),
+            ("sysinfo", {"a": "x" * 65_536}),
             ("held", {"id": 1}),
         ],
     )

@@ -430,7 +430,21 @@ class TestOperations:
         assert self.seen(worker.pk) == before
 
     @pytest.mark.parametrize(
-        "names", [None, [], [""], "", " ", 5, [5], {"a": 1}, [None], [["a"]], [f"w{number}" for number in range(1001)]]
+        "names",
+        [
+            None,
+            [],
+            [""],
+            "",
+            " ",
+            5,
+            [5],
+            {"a": 1},
+            [None],
+            [["a"]],
+            ["\ud800"],
+            [f"w{number}" for number in range(1001)],
+        ],
     )
     def test_names_are_a_list_of_one_to_a_thousand(self, fleet: Fleet, names: Any) -> None:
         assert "names: " in refused(fleet.post("workers/exit_maintenance/", names=names), 400, "invalid_request")
