@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,12 @@ def change(
     audit.record(
         [audit.Entry(action=action, kind=kind, id=more.pop("id", 0), name=subject, **more)], by=by, comment=comment
     )
+
+
+def rows_read(plan: Any) -> int:
+    """Rows that a plan looks at, those included that it then leaves out."""
+    removed = plan.get("Rows Removed by Filter", 0)
+    return int(plan["Actual Rows"] + removed) + sum(rows_read(below) for below in plan.get("Plans", ()))
 
 
 def test_a_change_says_who_when_what_before_after_and_why(ops: Client, make_worker: Make) -> None:
@@ -95,6 +102,31 @@ def test_the_record_costs_the_same_whatever_its_length(ops: Client) -> None:
     with CaptureQueriesContext(connection) as queries:
         text(ops.get(LIST))
     assert not [query for query in queries if re.search(r'COUNT\(.*FROM "change"', query["sql"])]
+
+
+@pytest.mark.parametrize("sought", ["rare", "of-no-one"])
+def test_a_search_does_not_read_all_of_the_record_for_what_is_rare(ops: Client, sought: str) -> None:
+    change("rare")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO change (actor_kind, actor, action, subject_kind, subject_id, subject, after)
+            SELECT 'machine', 'm', 'register', 'worker', mod(number, 150), 'restless-' || mod(number, 150),
+                   jsonb_build_object('boot_id', repeat('x', 100)) FROM generate_series(1, 60000) AS number
+            """
+        )
+        cursor.execute("ANALYZE change")
+        with CaptureQueriesContext(connection) as queries:
+            page = text(ops.get(LIST, {"q": sought}))
+        assert subjects(page) == [sought] * (sought == "rare")
+        read = 0
+        for query in queries.captured_queries:
+            if 'FROM "change"' in query["sql"]:
+                cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query['sql']}")
+                answer = cursor.fetchone()[0]
+                (plan,) = json.loads(answer) if isinstance(answer, str) else answer
+                read += rows_read(plan["Plan"])
+    assert read < 1_000
 
 
 @pytest.mark.parametrize(
