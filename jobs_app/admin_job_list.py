@@ -19,8 +19,7 @@ from django.http import HttpRequest, HttpResponse, QueryDict
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
-from django.utils.safestring import SafeString, mark_safe
-from unfold import admin as unfold_admin
+from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import CheckboxFilter, DropdownFilter, RangeDateFilter, TextFilter
 from unfold.contrib.filters.forms import AutocompleteDropdownForm
 from unfold.utils import parse_date_str
@@ -43,9 +42,6 @@ _MOST_CHOICES = 1000
 OLDER, NEWER, OLDEST = "older-", "newer-", "oldest"
 
 Choices = list[tuple[str, str]]
-#: A row's box is the same but for its value; unfold renders each by a template, a third of the time of a page.
-_HERE = "00000000-0000-0000-0000-000000000000"
-_CHECKBOX = str(unfold_admin.checkbox.render(ACTION_CHECKBOX_NAME, _HERE))
 
 
 class _Filter:
@@ -301,10 +297,6 @@ class JobsList(RemembersList, OperationsAdmin):
 
     def offered(self, operation: Operation, subject: Job) -> bool:
         return subject.state not in FINAL
-
-    @admin.display(description=unfold_admin.ModelAdmin.action_checkbox.short_description)
-    def action_checkbox(self, job: Job) -> SafeString:
-        return mark_safe(_CHECKBOX.replace(_HERE, str(job.pk)))  # noqa: S308 - a UUID in unfold's own HTML
 
     # -- columns ----------------------------------------------------------------------
 

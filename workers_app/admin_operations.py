@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from django import forms
-from django.contrib import messages
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -24,10 +26,11 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.html import escape
 from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import capfirst
-from unfold.admin import ModelAdmin
+from unfold.admin import ModelAdmin, checkbox
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget, UnfoldBooleanWidget
 
 from workers_app.audit import Actor
@@ -110,6 +113,19 @@ class MenuItem:
     url: str
 
 
+# What each row of a list has is drawn by a template once, with holes for what is the row's own: drawn anew for each
+# of fifty rows, the menus and boxes take half of the time of a page.
+_HOLE = re.compile(r"hole-([a-z0-9]+)-")
+_CHECKBOX = str(checkbox.render(ACTION_CHECKBOX_NAME, "hole-value-"))
+
+
+@lru_cache(maxsize=256)
+def _menu(operations: tuple[Operation, ...], label: str) -> str:
+    items = [MenuItem(operation=operation, url=f"hole-url{at}-") for at, operation in enumerate(operations)]
+    context = {"items": items, "subject": "hole-subject-", "mark": "hole-mark-", "label": label}
+    return render_to_string("workers_app/operations/menu.html", context)
+
+
 class OperationsAdmin(ModelAdmin):  # type: ignore[misc]
     """Read-only pages of what `operations` are done to.
 
@@ -189,8 +205,13 @@ class OperationsAdmin(ModelAdmin):  # type: ignore[misc]
         """A button that opens the operations; without a label it is three dots."""
         # The same with every reading of the page, and fit for an attribute whatever the key is.
         mark = hashlib.sha256(f"{label}{subject.pk}".encode()).hexdigest()[:12]
-        context = {"items": items, "subject": str(subject), "mark": mark, "label": label}
-        return render_to_string("workers_app/operations/menu.html", context)
+        values = {"subject": str(subject), "mark": mark} | {f"url{at}": item.url for at, item in enumerate(items)}
+        menu = _menu(tuple(item.operation for item in items), label)
+        return mark_safe(_HOLE.sub(lambda hole: escape(values[hole[1]]), menu))  # noqa: S308 - each value is escaped
+
+    @admin.display(description=ModelAdmin.action_checkbox.short_description)
+    def action_checkbox(self, obj: Model) -> SafeString:
+        return mark_safe(_CHECKBOX.replace("hole-value-", escape(str(obj.pk))))  # noqa: S308 - unfold's own HTML
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         subject = kwargs.get("obj")
