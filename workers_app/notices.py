@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from django.db import connection, models
-
-from workers_app.models import Worker
+from django.db import connection
 
 #: Payload {"worker": id}. Bound to the database, not to a schema.
 WORKER_CHANNEL = "edgecontrol_worker"
+
+# In the order of the ids, as `wishes` locks them: changes of many workers wait for each other in one direction only.
+_ADVANCE = """
+WITH locked AS MATERIALIZED (SELECT id FROM worker WHERE id = ANY (%s) ORDER BY id FOR NO KEY UPDATE)
+UPDATE worker SET revision = revision + 1 WHERE id = ANY (ARRAY(SELECT id FROM locked))
+"""
 
 
 def announce(workers: Iterable[int]) -> None:
@@ -21,8 +25,8 @@ def announce(workers: Iterable[int]) -> None:
     ids = sorted(set(workers))
     if not ids:
         return
-    Worker.objects.filter(id__in=ids).update(revision=models.F("revision") + 1)
     with connection.cursor() as cursor:
+        cursor.execute(_ADVANCE, [ids])
         cursor.execute(
             "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS payload",
             [WORKER_CHANNEL, [json.dumps({"worker": worker}) for worker in ids]],

@@ -10,12 +10,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from edgecontrol.housekeeper import Housekeeper
 from tests.integration.people import OPS
-from workers_app import auth, enrolment, operations, registry, wishes
+from workers_app import auth, enrolment, notices, operations, registry, wishes
 from workers_app.models import Change, Worker, WorkerToken
 from workers_app.outcomes import Outcome
 from workers_app.states import Reported
@@ -333,3 +333,24 @@ class TestRemove:
         assert "holds jobs" in wishes.remove([worker.pk], by=OPS).skipped[0][1]
         job.refresh_from_db()
         assert job.worker_id == worker.pk
+
+
+def test_workers_are_told_in_the_order_in_which_wishes_lock_them(
+    make_worker: Make,
+    second_connection: psycopg.Connection[Any],
+    in_thread: Callable[..., Future[Any]],
+    blocked: Callable[[int], None],
+) -> None:
+    """Else a change of many jobs and a wish for many workers may each wait for the other."""
+    first, second = sorted((make_worker(), make_worker()), key=lambda worker: worker.pk)
+    # An indexed column: its row now stands behind the other one, where a scan comes to it last.
+    Worker.objects.filter(pk=first.pk).update(name="moved")
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE worker")
+    second_connection.execute("SELECT FROM worker WHERE id = %s FOR UPDATE", [first.pk])
+    told = in_thread(notices.announce, [second.pk, first.pk])
+    blocked(1)
+    second_connection.execute("SELECT FROM worker WHERE id = %s FOR UPDATE NOWAIT", [second.pk])
+    second_connection.rollback()
+    told.result(timeout=5)
+    assert {worker.revision for worker in Worker.objects.all()} == {first.revision + 1}
