@@ -137,6 +137,9 @@ class EnrolmentTokenAdmin(OperationsAdmin):
         _check(request)
         if request.method == "POST":
             form = ConnectForm(request.POST)
+            replaces = form.is_valid() and form.cleaned_data["replace"]
+            if replaces and not request.user.has_perm(enrolment.REPLACE_PERMISSION):
+                form.add_error("replace", "It ends the older tokens: ask somebody who may revoke tokens.")
             made = form.make(by=Actor.of_request(request)) if form.is_valid() else None
             if made:
                 token, text = made

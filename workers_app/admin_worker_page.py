@@ -18,7 +18,7 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from workers_app import admin_filters, admin_words, operations, versions
+from workers_app import admin_filters, admin_words, enrolment, operations, versions
 from workers_app.admin_changes import rows_of
 from workers_app.admin_operations import OperationsAdmin
 from workers_app.models import Change, Sample, Worker, WorkerToken
@@ -168,7 +168,7 @@ class WorkerPage(OperationsAdmin):
         }
 
     def _anew_url(self, request: HttpRequest, worker: Worker) -> str:
-        if not request.user.has_perm("workers_app.add_enrolmenttoken"):
+        if not request.user.has_perms(("workers_app.add_enrolmenttoken", enrolment.REPLACE_PERMISSION)):
             return ""
         return f"{reverse('admin:connect_machine')}?{urlencode({'name': worker.name, 'replace': '1'})}"
 

@@ -22,6 +22,8 @@ from workers_app.outcomes import Outcome
 
 VALID_FOR = timedelta(minutes=15)
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=7)
+#: Who makes a token that replaces an existing worker's credential must be allowed to revoke that credential.
+REPLACE_PERMISSION = "workers_app.revoke_workertoken"
 #: Tokens that a machine could still show, by the database's clock.
 USABLE = Q(used_at=None, revoked_at=None) & (Q(expires_at=None) | Q(expires_at__gt=Now()))
 
@@ -86,6 +88,7 @@ def create(
             allowed_queues=queues,
             team_name=worker.team_name if worker else team_name,
             replace=worker is not None,
+            worker=worker,
             created_by=by.name,
             expires_at=Now() + valid_for,
         )
@@ -165,7 +168,7 @@ def _repeated(row: EnrolmentToken, *, key: str, digest: str) -> Worker:
 def _worker(row: EnrolmentToken, *, origin: str) -> Worker:
     """The machine's row: a new one, or its old one without the old tokens."""
     by = Actor(kind=ActorKind.MACHINE, name=row.name, origin=origin)
-    worker = Worker.objects.filter(name=row.name).first() if row.replace else None
+    worker = row.worker if row.replace else None
     if worker is None:
         return registry.create(name=row.name, allowed_queues=row.allowed_queues, team_name=row.team_name, by=by)
     auth.revoke([worker.pk], by=by, comment="the machine was enrolled anew")

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django_filters import rest_framework as filters
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema, extend_schema_view
-from rest_framework import serializers, status
+from rest_framework import exceptions, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -309,6 +309,8 @@ class EnrolmentTokenViewSet(OperationViewSet):
         body = NewEnrolmentTokenSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         said = body.validated_data
+        if said["replace"] and not request.user.has_perm(enrolment.REPLACE_PERMISSION):
+            raise exceptions.PermissionDenied(f"To replace a worker host needs {enrolment.REPLACE_PERMISSION}.")
         token, text = enrolment.create(
             name=said["name"],
             by=Actor.of_request(request),

@@ -104,6 +104,12 @@ def test_the_page_says_how_far_the_machine_has_come(ops: Client) -> None:
     assert url in text(ops.get(reverse("admin:machine_connecting", args=[token.pk])))
 
 
+def test_only_who_may_revoke_tokens_may_replace_a_worker(staff: Make, make_worker: Make) -> None:
+    make_worker("press-7")
+    assert "ask somebody who may revoke tokens" in text(connect(staff("add_enrolmenttoken"), replace="on"))
+    assert not EnrolmentToken.objects.exists()
+
+
 def test_a_machine_that_was_set_up_anew_is_not_connected_by_its_former_life(ops: Client, make_worker: Make) -> None:
     worker = make_worker("press-7", heard_seconds_ago=5, allowed_queues=["press"])
     page = text(connect(ops))

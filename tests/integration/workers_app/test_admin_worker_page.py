@@ -227,7 +227,7 @@ def test_each_part_is_for_those_who_may_see_it(staff: Staff, make_worker: Make, 
         assert part not in page(staff("view_worker", *others), worker)
     assert "It holds no job." not in page(staff("view_worker"), worker)
     assert "name=press&amp;replace=1" in page(
-        staff("view_worker", "view_workertoken", "add_enrolmenttoken"), make_worker("press")
+        staff("view_worker", "view_workertoken", "add_enrolmenttoken", "revoke_workertoken"), make_worker("press")
     )
 
 

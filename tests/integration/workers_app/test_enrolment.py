@@ -343,6 +343,17 @@ class TestReplace:
         assert machine.enrol(text) == worker
         assert auth.recognise(machine.token) == worker
 
+    def test_it_is_for_the_worker_and_not_for_whoever_has_its_name_by_then(
+        self, make_worker: Make, machine: Machine
+    ) -> None:
+        worker = make_worker("press-7")
+        _, text = made(replace=True)
+        Worker.objects.filter(pk=worker.pk).update(name="press-8")
+        other = make_worker("press-7")
+        kept = auth.issue(worker=other, by=OPS)
+        assert machine.enrol(text) == worker
+        assert auth.recognise(kept) == other
+
     def test_a_worker_without_any_token_gets_one(self, make_worker: Make, machine: Machine) -> None:
         worker = make_worker("press-7")
         assert machine.enrol(made(replace=True)[1]) == worker

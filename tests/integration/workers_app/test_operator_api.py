@@ -585,6 +585,13 @@ class TestEnrolmentTokens:
         said = refused(fleet.post("enrolment-tokens/", name="press-7", replace=True, team="x"), 400, "invalid_request")
         assert "keeps" in said
 
+    def test_only_who_may_revoke_tokens_may_replace_a_worker(self, fleet: Fleet, make_worker: Make) -> None:
+        make_worker("press-7")
+        caller = Fleet(member("operator"))
+        refused(caller.post("enrolment-tokens/", name="press-7", replace=True), 403, "not_allowed")
+        assert not EnrolmentToken.objects.exists()
+        good(caller.post("enrolment-tokens/", name="press-8"), 201)
+
     def test_a_token_that_nobody_has_used_can_be_revoked_once(self, fleet: Fleet) -> None:
         first, second = (good(fleet.post("enrolment-tokens/", name=name), 201) for name in ("a", "b"))
         address = f"enrolment-tokens/{first['id']}/revoke_enrolment_token/"
