@@ -298,7 +298,6 @@ class TestEnding:
         assert "Interrupted: nothing was changed" in ran.err
         assert in_maintenance() == []
 
-
     def test_ctrl_c_while_it_is_being_done_claims_nothing(self, fleet: list[Worker]) -> None:
         def interrupt(execute: Any, sql: str, *rest: Any) -> Any:
             if sql.startswith("UPDATE"):
