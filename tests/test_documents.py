@@ -45,6 +45,16 @@ def test_every_make_target_in_the_documents_exists() -> None:
         assert named <= targets, name
 
 
+def test_every_picture_in_the_documents_exists() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    named = {
+        (page.parent / picture).resolve()
+        for page in pages
+        for picture in re.findall(r"[\w/-]+\.png", page.read_text())
+    }
+    assert named <= set((ROOT / "docs/images").glob("*.png"))
+
+
 def test_every_file_that_the_architecture_names_exists() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     named = set(re.findall(r"`((?:edgecontrol|workers_app|jobs_app|airflow_bridge|agent|tests)/[\w/.]+)`", text))
