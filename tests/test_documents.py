@@ -48,9 +48,7 @@ def test_every_make_target_in_the_documents_exists() -> None:
 def test_every_picture_in_the_documents_exists() -> None:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     named = {
-        (page.parent / picture).resolve()
-        for page in pages
-        for picture in re.findall(r"[\w/-]+\.png", page.read_text())
+        (page.parent / picture).resolve() for page in pages for picture in re.findall(r"[\w/-]+\.png", page.read_text())
     }
     assert named <= set((ROOT / "docs/images").glob("*.png"))
 
