@@ -29,7 +29,7 @@ from workers_app.errors import Refusal
 from workers_app.operation_views import Skipped
 from workers_app.operations import InvalidParameter
 from workers_app.personal_tokens import BadPersonalToken
-from workers_app.registry import BeingChanged, InvalidName, NameTaken, OutdatedAgent, SessionReplaced
+from workers_app.registry import BeingChanged, InvalidName, NameTaken, OutdatedAgent, Removed, SessionReplaced
 from workers_app.selection import InvalidPattern
 from workers_app.states import Shown
 
@@ -39,6 +39,7 @@ STATUS: dict[type[Refusal], int] = {
     BadToken: status.HTTP_401_UNAUTHORIZED,
     BadEnrolmentToken: status.HTTP_401_UNAUTHORIZED,
     BadPersonalToken: status.HTTP_401_UNAUTHORIZED,
+    Removed: status.HTTP_401_UNAUTHORIZED,
     InvalidParameter: status.HTTP_400_BAD_REQUEST,
     InvalidValidity: status.HTTP_400_BAD_REQUEST,
     InvalidWorkerToken: status.HTTP_400_BAD_REQUEST,

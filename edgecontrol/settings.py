@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
 from edgecontrol import __version__, embedded, environment
 
-BASE_DIR = Path(__file__).resolve().parent.parent
 EDGECONTROL = environment.read()
 
 

@@ -24,7 +24,8 @@ _OPEN = models.Q(state__in=sorted(state.value for state in JobState if state not
 class QueueQuerySet(models.QuerySet["Queue"]):
     def remember(self, names: Iterable[str]) -> None:
         """Make rows for names that have none yet."""
-        self.bulk_create([Queue(name=name) for name in names], ignore_conflicts=True)
+        # In one order, so that two agents who name the same queues do not wait for each other.
+        self.bulk_create([Queue(name=name) for name in sorted(set(names))], ignore_conflicts=True)
 
     def remember_served(self) -> None:
         """Make rows for the queues that workers serve, so that people see them before the first job comes."""

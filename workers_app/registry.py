@@ -41,6 +41,12 @@ class SessionReplaced(Refusal):
     code = "session_replaced"
 
 
+class Removed(Refusal):
+    """This worker has been removed, and its tokens with it; enrol the machine with `python -m agent enrol`."""
+
+    code = "bad_token"
+
+
 class OutdatedAgent(Refusal):
     """This agent speaks a protocol that the control plane no longer understands; install a newer agent."""
 
@@ -90,7 +96,9 @@ def register(*, worker: Worker, introduction: Introduction, origin: str = "") ->
     check_name(name)
     try:
         with transaction.atomic():
-            row = Worker.objects.select_for_update(no_key=True).get(pk=worker.pk)
+            row = Worker.objects.select_for_update(no_key=True).filter(pk=worker.pk).first()
+            if row is None:
+                raise Removed
             rebooted = row.boot_id not in ("", introduction.boot_id)
             was_shut_down = row.requested == Requested.SHUTDOWN
             requested = Requested.ACTIVE if was_shut_down else Requested(row.requested)
@@ -104,6 +112,8 @@ def register(*, worker: Worker, introduction: Introduction, origin: str = "") ->
                 airflow_version=introduction.airflow_version,
                 sysinfo=introduction.sysinfo,
                 requested=requested,
+                requested_by="" if was_shut_down else row.requested_by,
+                requested_at=None if was_shut_down else row.requested_at,
                 requested_comment="" if was_shut_down else row.requested_comment,
                 requested_until=None if was_shut_down else row.requested_until,
                 reported=Reported.STARTING,
@@ -163,7 +173,10 @@ def touch(*, worker: Worker, reported: Reported | None = None, changes: dict[str
                 setattr(worker, name, value)
             return
         session = worker.session
-        worker.refresh_from_db()
+        try:
+            worker.refresh_from_db()
+        except Worker.DoesNotExist:
+            raise Removed from None
         if worker.session != session:
             raise SessionReplaced
     raise BeingChanged

@@ -79,6 +79,21 @@ class TestNames:
 
 
 class TestRegister:
+    def test_a_worker_that_was_removed_meanwhile_is_told_that_its_token_is_gone(self, make_worker: Make) -> None:
+        worker = make_worker(state="offline", reported="offline")
+        wishes.remove([worker.pk], by=OPS)
+        with pytest.raises(registry.Removed):
+            register(worker)
+        with pytest.raises(registry.Removed):
+            heartbeat(worker, reported=Reported.IDLE)
+
+    def test_nothing_is_left_of_a_shutdown_wish_after_the_next_start(self, make_worker: Make) -> None:
+        worker = make_worker()
+        wishes.shut_down([worker.pk], by=OPS, comment="move")
+        register(worker)
+        row = fresh(worker)
+        assert (row.requested, row.requested_by, row.requested_at, row.requested_comment) == ("active", "", None, "")
+
     def test_it_begins_a_session_and_stores_what_the_agent_says(self, db: None) -> None:
         worker = registry.create(name="new", by=OPS)
         session = uuid.uuid4()
