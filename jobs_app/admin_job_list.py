@@ -302,7 +302,7 @@ class JobsList(RemembersList, OperationsAdmin):
 
     @admin.display(description="job")
     def job(self, job: Job) -> SafeString:
-        details = " · ".join(part for part in (job.run_id, f"try {job.try_number}" if job.dag_id else "") if part)
+        details = " · ".join(part for part in (f"try {job.try_number}" if job.dag_id else "", job.run_id) if part)
         return format_html(
             '<span class="ec-host">{}<small class="ec-sub" title="{}">{}</small></span>',
             words.task(job),

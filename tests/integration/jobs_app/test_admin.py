@@ -64,7 +64,7 @@ class TestList:
         worker = make_worker("site-7")
         make_job(worker=worker, reason="<because>", map_index=3, run_id="run-9", try_number=2, team_name="red")
         page = text(ops.get(LIST))
-        for part in ("tour.hello [3]", "run-9 · try 2", "running", "red", "&lt;because&gt;", "runs 0 s"):
+        for part in ("tour.hello [3]", "try 2 · run-9", "running", "red", "&lt;because&gt;", "runs 0 s"):
             assert part in page
         assert f'href="/admin/workers_app/worker/{worker.pk}/change/">site-7<' in page
         assert 'href="/admin/jobs_app/queue/default/change/">default<' in page
