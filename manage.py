@@ -8,6 +8,7 @@ import sys
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
+from django.db import OperationalError
 
 
 def main() -> None:
@@ -16,6 +17,9 @@ def main() -> None:
         os.environ.setdefault("DJANGO_COLORS", "nocolor")
     try:
         execute_from_command_line(sys.argv)
+    except OperationalError as error:  # of Django's own commands: ours say so themselves
+        sys.stderr.write(f"edgecontrol: the database is away or failed: {str(error).strip().partition(chr(10))[0]}\n")
+        sys.exit(1)
     except KeyboardInterrupt:  # before a command could say so itself
         sys.exit(130)
     except ImproperlyConfigured as error:

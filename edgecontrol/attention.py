@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils.text import Truncator
 
 from edgecontrol import __version__
 from edgecontrol.addresses import to
@@ -27,6 +29,8 @@ SOON = timedelta(hours=1)
 #: A job that waits longer than this is worth a look.
 LONG_WAIT = timedelta(hours=1)
 
+#: As `Worker.hindrance` has it.
+HINDERED = Q(state__in=[Shown.IDLE.value, Shown.RUNNING.value], sysinfo__has_key="not_working")
 _IN_MAINTENANCE = [
     Shown.MAINTENANCE_REQUEST.value,
     Shown.MAINTENANCE_PENDING.value,
@@ -63,13 +67,14 @@ class Notice:
     advice: str = ""
 
 
-def of_workers(counts: Mapping[Shown, int], *, outdated: Mapping[str, int]) -> list[Notice]:
-    """From how many workers are in each state, and how many agents have which outdated version."""
+def of_workers(counts: Mapping[Shown, int], *, outdated: Mapping[str, int], hindered: int) -> list[Notice]:
+    """From how many workers are in each state, how many agents have which outdated version, and how many are stuck."""
     silent, in_all = counts[Shown.UNKNOWN], sum(counts.values())
     live = in_all - sum(counts[state] for state in GONE)
     return [
         *([_nobody(in_all)] if in_all and not live else []),
         *([_silent(silent)] if silent else []),
+        *([_hindered(hindered)] if hindered else []),
         *([_outdated(outdated)] if outdated else []),
         *(_maintenance() if in_all else []),
     ]
@@ -98,6 +103,20 @@ def _silent(count: int) -> Notice:
         named=[_host(worker, at=worker.last_heartbeat, words="heard") for worker in newest],
         more=count - min(count, MOST_NAMED),
         advice="Is the machine on, and can it reach this address? Its jobs are given up when the patience ends.",
+    )
+
+
+def _hindered(count: int) -> Notice:
+    first = Worker.objects.filter(HINDERED).order_by("name")[:MOST_NAMED]
+    return Notice(
+        about="hindered",
+        tone="warn",
+        icon="work_alert",
+        text=f"{_number(count, 'live worker host')} {'takes' if count == 1 else 'take'} no work",
+        url=to("workers_app_worker_changelist", state=[Shown.IDLE, Shown.RUNNING]),
+        named=[_host(worker, words=Truncator(worker.hindrance).chars(100)) for worker in first],
+        more=count - min(count, MOST_NAMED),
+        advice="Its agent says why: mend it on the machine, or what the machine cannot reach.",
     )
 
 
@@ -138,7 +157,7 @@ def _maintenance() -> list[Notice]:
     return [notice]
 
 
-def _host(worker: Worker, *, at: datetime | None, words: str) -> Named:
+def _host(worker: Worker, *, at: datetime | None = None, words: str) -> Named:
     return Named(name=worker.name, url=to("workers_app_worker_change", worker.pk), at=at, words=words)
 
 

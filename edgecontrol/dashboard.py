@@ -183,7 +183,7 @@ def permissions(user: Any) -> frozenset[str]:
 
 
 def home(may: Collection[str]) -> Home:
-    """All that these permissions let see, in at most nine statements."""
+    """All that these permissions let see, in at most ten statements."""
     page = Home(as_of=timezone.now())
     if SEE_JOBS in may:
         page.work = work()
@@ -210,13 +210,18 @@ def home(may: Collection[str]) -> Home:
 def fleet() -> Fleet:
     groups = (
         Worker.objects.values_list("state", "agent_version")
-        .annotate(count=Count("pk"), slots=Sum(Coalesce("concurrency_override", "concurrency")))
+        .annotate(
+            count=Count("pk"),
+            slots=Sum(Coalesce("concurrency_override", "concurrency")),
+            hindered=Count("pk", filter=attention.HINDERED),
+        )
         .order_by()
     )
-    counts, capacity = dict.fromkeys(ORDER, 0), 0
+    counts, capacity, hindered = dict.fromkeys(ORDER, 0), 0, 0
     outdated: dict[str, int] = {}
-    for state, version, count, slots in groups:
+    for state, version, count, slots, stuck in groups:
         counts[Shown(state)] += count
+        hindered += stuck
         capacity += slots if state in TAKING else 0
         if is_outdated(version, __version__):
             outdated[version] = outdated.get(version, 0) + count
@@ -235,7 +240,7 @@ def fleet() -> Fleet:
         total=in_all,
         live=live,
         capacity=capacity,
-        notices=attention.of_workers(counts, outdated=outdated),
+        notices=attention.of_workers(counts, outdated=outdated, hindered=hindered),
     )
 
 

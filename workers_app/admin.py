@@ -111,7 +111,9 @@ class WorkerAdmin(RemembersList, WorkerPage, OperationsAdmin):
     @admin.display(description="state", ordering="state")
     def condition(self, worker: Worker) -> SafeString:
         badge = admin_words.badge(worker.state, admin_words.meaning(worker))
-        return format_html('<span class="ec-stack">{}{}</span>', badge, admin_words.wish(worker))
+        return format_html(
+            '<span class="ec-stack">{}{}{}</span>', badge, admin_words.wish(worker), admin_words.hindrance(worker)
+        )
 
     @admin.display(description="queues")
     def served(self, worker: Worker) -> SafeString:

@@ -49,7 +49,16 @@ def badge(state: str, meaning: str | None = None) -> SafeString:
 def meaning(worker: Worker) -> str:
     """What the worker's state means for it."""
     never_called = worker.last_heartbeat is None and worker.state in (Shown.OFFLINE, Shown.OFFLINE_MAINTENANCE)
-    return NEVER_CALLED if never_called else MEANINGS.get(worker.state, "")
+    if never_called:
+        return NEVER_CALLED
+    return f"Takes no work: {worker.hindrance}" if worker.hindrance else MEANINGS.get(worker.state, "")
+
+
+def hindrance(worker: Worker) -> SafeString:
+    """The agent's own reason to take no work; nothing where nothing hinders it."""
+    if not worker.hindrance:
+        return mark_safe("")
+    return format_html('<span class="ec-wish ec-hindrance">takes no work: {}</span>', worker.hindrance)
 
 
 def span(length: timedelta) -> str:

@@ -103,6 +103,12 @@ class Worker(models.Model):
         allowed = set(self.allowed_queues)
         return [queue for queue in self.queues if queue in allowed]
 
+    @property
+    def hindrance(self) -> str:
+        """Why the agent takes no work although it shall, in its own words; empty where nothing hinders it."""
+        told = self.sysinfo.get("not_working") if isinstance(self.sysinfo, dict) else None
+        return told if isinstance(told, str) and self.state in (Shown.IDLE, Shown.RUNNING) else ""
+
 
 class Credential(models.Model):
     """A key to find it by and a digest of its secret; the secret itself is shown once and never kept."""

@@ -43,6 +43,8 @@ class Subject:
     name: str
     #: What people should know before they say yes.
     note: str = ""
+    #: Nothing will come of it before somebody starts its agent.
+    away: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,11 @@ class OperationCommand(FleetCommand):
             self.note(f"skipped: {missing} of {len(subjects)}: no longer there", paint=self.style.WARNING)
         if options.get("wait") is not None:
             done = set(outcome.done_ids or outcome.done)
-            self._wait(subjects, seconds=options["wait"], asked={s.id for s in subjects if {s.id, s.name} & done})
+            asked = {s.id for s in subjects if {s.id, s.name} & done}
+            if chosen.in_bulk:
+                # Of many that were skipped, those that are switched off are none that anybody waits for.
+                subjects = [s for s in subjects if s.id in asked or not s.away]
+            self._wait(subjects, seconds=options["wait"], asked=asked)
         if outcome.skipped or missing:
             sys.exit(Code.SKIPPED)
 

@@ -12,7 +12,7 @@ from workers_app import selection
 from workers_app.management.endings import Refused, unknown
 from workers_app.management.operation_command import Chosen, OperationCommand, Sight, Subject, pattern
 from workers_app.models import Worker
-from workers_app.states import Requested, Shown
+from workers_app.states import GONE, Requested, Shown
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class WorkerCommand(OperationCommand):
 
     def _subject(self, worker: Worker) -> Subject:
         self.sessions[worker.pk] = worker.session
-        return Subject(worker.pk, worker.name, worker.state)
+        taking = self.goal is not None and self.goal.wish == Requested.ACTIVE
+        return Subject(worker.pk, worker.name, worker.state, away=taking and worker.state in GONE)
 
     def look(self, subjects: Sequence[Subject]) -> Mapping[Any, Sight]:
         columns = ("state", "requested", "requested_by", "jobs_active", "session")

@@ -34,13 +34,16 @@ COLUMNS = (
     Column("HEARD", whole=True),
     Column("AGENT", optional=True),
     Column("WISH"),
+    Column("TAKES NO WORK"),
 )
 #: Jobs and slots that a worker holds.
 Held = tuple[int, int]
 
 
 class Command(FleetCommand):
-    help = "Lists worker hosts: their state, jobs and slots, queues, last word, and what was asked of them."
+    help = (
+        "Lists worker hosts: state, jobs and slots, queues, last word, what was asked of them, and what hinders them."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -84,7 +87,7 @@ class Command(FleetCommand):
         queues, (jobs, slots) = worker.effective_queues, held
         return (
             worker.name,
-            Painted(worker.state, self._paint(worker.state)),
+            Painted(worker.state, self.style.WARNING if worker.hindrance else self._paint(worker.state)),
             str(jobs),
             f"{slots}/{worker.effective_concurrency}",
             "(every queue)" if queues is None else ",".join(queues) or "(none)",
@@ -92,6 +95,7 @@ class Command(FleetCommand):
             heard or "never",
             worker.agent_version,
             _wish(worker),
+            worker.hindrance,
         )
 
     def _paint(self, state: str) -> Callable[[str], str]:

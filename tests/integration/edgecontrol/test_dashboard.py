@@ -99,6 +99,20 @@ class TestFleet:
         )
         assert notices() == []
 
+    def test_a_live_worker_that_takes_no_work_is_named_with_its_reason(self, make_worker: Make) -> None:
+        calm(make_worker)
+        reason = {"not_working": "Airflow's API: no answer from https://airflow"}
+        make_worker("mill-1", sysinfo=reason)
+        make_worker("mill-2", sysinfo=reason, state="running")
+        make_worker("mill-3", sysinfo=reason, state="offline", reported="offline")
+        make_worker("mill-4", sysinfo=reason, state="maintenance mode", requested="maintenance")
+        said = notice("hindered")
+        assert said.text == "2 live worker hosts take no work"
+        assert [(each.name, each.words) for each in said.named] == [
+            ("mill-1", reason["not_working"]),
+            ("mill-2", reason["not_working"]),
+        ]
+
     def test_agents_behind_the_control_plane_are_counted_by_version(self, make_worker: Make) -> None:
         calm(make_worker)
         make_worker(agent_version="0.0.9")

@@ -53,6 +53,15 @@ def test_the_page_survives_whatever_the_machine_tells(ops: Client, make_worker: 
     assert "idle" in page(ops, worker, "live")
 
 
+def test_an_idle_worker_that_takes_no_work_is_not_called_ready(ops: Client, make_worker: Make) -> None:
+    worker = make_worker(sysinfo={"not_working": "Airflow's API: <no answer>"})
+    for html in (page(ops, worker, "live"), text(ops.get(LIST))):
+        assert "Airflow&#x27;s API: &lt;no answer&gt;" in html
+        assert "Ready for work" not in html
+    Worker.objects.update(sysinfo={})
+    assert "Ready for work" in page(ops, worker, "live")
+
+
 def test_it_says_what_the_worker_is(ops: Client, make_worker: Make) -> None:
     worker = make_worker(
         queues=["press"],

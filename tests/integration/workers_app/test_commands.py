@@ -415,6 +415,19 @@ class TestWaiting:
         # Skipped, and nothing to wait for.
         assert manage("shutdown_worker", "press-1", "--wait").code == Code.SKIPPED
 
+    def test_of_many_those_that_are_switched_off_and_were_skipped_are_not_waited_for(self, make_worker: Make) -> None:
+        make_worker("press-1", requested="maintenance", reported="maintenance", state="maintenance mode")
+        make_worker("press-2", reported="offline", state="offline")
+        make_worker("press-3", state="unknown", heard_seconds_ago=900)
+        back = {"reported": "idle", "state": "idle"}
+        ran = manage(
+            *("exit_maintenance", "--all", "--yes", "--wait", "30"),
+            during_wait=lambda: void(Worker.objects.filter(name="press-1").update(**back)),
+        )
+        assert ran.code == Code.SKIPPED
+        assert "press-1: idle" in ran.err
+        assert "waiting for" not in ran.err
+
     def test_a_wait_is_taken_up_again_by_the_same_command(self, make_worker: Make) -> None:
         make_worker("press-1", requested="active", reported="maintenance", state="maintenance exit")
         ran = manage("exit_maintenance", "press-1", "--wait", "5", during_wait=lambda: None)

@@ -106,6 +106,16 @@ def test_a_database_that_is_away_is_one_line(start: Start, arguments: list[str])
     assert "secret" not in err
 
 
+def test_a_database_that_is_away_is_one_line_from_djangos_commands_too(start: Start) -> None:
+    url = "postgresql://nobody:secret@127.0.0.1:9/edgecontrol"
+    arguments = ["createsuperuser", "--noinput", "--username", "anna", "--email", "anna@example.com"]
+    code, _, err = start.run(*arguments, settings={"EDGECONTROL_DATABASE_URL": url})
+    assert code == 1
+    assert err.splitlines()[-1].startswith("edgecontrol: the database is away or failed: ")
+    assert "Traceback" not in err
+    assert "secret" not in err
+
+
 def test_a_database_without_tables_is_one_line_that_says_what_to_do(start: Start, empty_database: str) -> None:
     code, _, err = start.run("list_workers", settings={"EDGECONTROL_DATABASE_URL": empty_database})
     assert code == Code.REFUSED
