@@ -58,7 +58,7 @@ def hindrance(worker: Worker) -> SafeString:
     """The agent's own reason to take no work; nothing where nothing hinders it."""
     if not worker.hindrance:
         return mark_safe("")
-    return format_html('<span class="ec-wish ec-hindrance">takes no work: {}</span>', worker.hindrance)
+    return format_html('<span class="ec-wish ec-hindrance" title="{0}">takes no work: {0}</span>', worker.hindrance)
 
 
 def span(length: timedelta) -> str:

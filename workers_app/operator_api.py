@@ -358,8 +358,10 @@ class ChangeFilter(ListFilter):
     actor = filters.CharFilter(help_text="Those by this user, machine or shell user.")
     actor_kind = SeveralFilter(choices=list(ActorKind), help_text="Those by actors of these kinds.")
     action = filters.CharFilter(help_text="The name of an operation such as request_maintenance, or another action.")
-    kind = filters.CharFilter(
-        field_name="subject_kind", help_text="worker, queue, job, enrolment or personal token: what was changed."
+    kind = SeveralFilter(
+        field_name="subject_kind",
+        choices=("worker", "queue", "job", "enrolment", "personal token"),
+        help_text="Those of these kinds of things.",
     )
     subject = filters.CharFilter(help_text="What it was called at the time.")
     subject_id = filters.CharFilter(help_text="Its id: of a worker the number, of a job the uuid, of a queue the name.")

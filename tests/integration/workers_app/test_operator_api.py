@@ -689,7 +689,9 @@ class TestChanges:
         query = {"after": moments[1].isoformat(), "before": moments[2].isoformat(), "kind": "queue"}
         assert [row["comment"] for row in good(fleet.get("changes/", **query))["results"]] == [moments[1].isoformat()]
 
-    @pytest.mark.parametrize("query", ["after=soon", "before=2026-13-01", "at=now", "ordering=actor", "cursor=x"])
+    @pytest.mark.parametrize(
+        "query", ["after=soon", "before=2026-13-01", "at=now", "ordering=actor", "cursor=x", "kind=wrker"]
+    )
     def test_what_is_not_understood_is_refused(self, fleet: Fleet, query: str) -> None:
         refused(fleet.get(f"changes/?{query}"), 400, "invalid_request")
 
