@@ -49,6 +49,7 @@ def a_dialog_by_keyboard(page: Page) -> None:
     expect(dialog).to_be_hidden()
     expect(button).to_be_focused()
     page.keyboard.press("Enter")
+    expect(page.get_by_role("menuitem", name="Request maintenance")).to_be_focused()
     page.keyboard.press("Enter")
     expect(comment).to_be_focused()
     page.keyboard.type("new disk")

@@ -257,7 +257,8 @@ def test_what_is_read_grows_neither_with_history_nor_with_what_waits(
     jobs = [make_job(), make_job(queue="nowhere")]
     make_job(worker=make_worker(queues=["default"]))
     crowd(state=state, queue=queue, fresh=fresh)
-    assert pages_read(waiting.because, jobs) < 40
+    # Some 30 by most plans, 100 by the worst; the crowd fills many hundreds.
+    assert pages_read(waiting.because, jobs) < 150
     # A thousand rows are counted where nobody serves; even when each lies on a page of its own.
     counted = state == "queued" and queue == "nowhere"
     assert pages_read(waiting.unserved_queues) < (1300 if counted else 60)
