@@ -255,6 +255,9 @@ def cases(connection: psycopg.Connection[Any]) -> Iterator[Case]:
         {"queue": "queue-199"},
         {"dag_id": "retired"},
         {"team": "violet"},
+        {"search": "etl"},
+        {"search": "retired"},
+        {"search": "no such thing"},
     ):
         (pair,) = asked.items()
         yield Case(name=f"API jobs, {'='.join(pair)}", address=f"{fleet}jobs/?{urlencode(asked)}")

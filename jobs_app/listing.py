@@ -74,21 +74,21 @@ class Wanted:
 
     def jobs(self) -> QuerySet[Job]:
         """All of them as one query, for doing something to all; a list is made by `look`."""
-        query = Job.objects.filter(self._columns(), _any(self._texts().values()))
+        query = Job.objects.filter(self._columns(), any_of(self.texts().values()))
         return query.filter(_in(self.states)) if self.states else query
 
     def branches(self) -> list[QuerySet[Job]]:
         """The same apart, each with its `moment` to order by: what one index serves."""
         states = self.states or frozenset(JobState)
-        texts = self._texts()
+        texts = self.texts()
         branches = []
         # Nobody has what waits; only a report brings an outcome.
         if JobState.QUEUED in states and self.worker_id is None and not self.outcome:
-            waiting = Job.objects.filter(_any(texts.values()), state=JobState.QUEUED)
+            waiting = Job.objects.filter(any_of(texts.values()), state=JobState.QUEUED)
             branches.append(waiting.alias(moment=_WALKED))
         if (held := states & HELD) and not self.outcome:
             # Bounded by the slots of the fleet.
-            branches.append(Job.objects.filter(_in(held), _any(texts.values())).alias(moment=_SORTED))
+            branches.append(Job.objects.filter(_in(held), any_of(texts.values())).alias(moment=_SORTED))
         if final := states & FINAL:
             branches += [
                 Job.objects.filter(_in(final), text).alias(moment=_WALKED if name in self.common else _SORTED)
@@ -108,7 +108,7 @@ class Wanted:
         }
         return Q(**{name: value for name, value in pairs.items() if value not in ("", None)})
 
-    def _texts(self) -> dict[str, Q]:
+    def texts(self) -> dict[str, Q]:
         """The ways in which a text may match, by the column that it is compared with."""
         if not self.text:
             return {"": Q()}
@@ -122,7 +122,7 @@ class Wanted:
         """Those of the ways that many jobs match; without a text, that is all of them."""
         if not self.text:
             return frozenset([""])
-        matches = {name: Job.objects.final().filter(text)[: _COMMON + 1] for name, text in self._texts().items()}
+        matches = {name: Job.objects.final().filter(text)[: _COMMON + 1] for name, text in self.texts().items()}
         return frozenset(name for name, jobs in matches.items() if name != "id" and jobs.count() > _COMMON)
 
 
@@ -188,5 +188,5 @@ def _in(states: Iterable[JobState]) -> Q:
     return Q(state__in=sorted(state.value for state in states))
 
 
-def _any(conditions: Iterable[Q]) -> Q:
+def any_of(conditions: Iterable[Q]) -> Q:
     return reduce(or_, conditions)

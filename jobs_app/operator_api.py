@@ -21,7 +21,8 @@ from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.reverse import reverse
 
-from jobs_app import figures, logs, operations, waiting
+from jobs_app import figures, listing, logs, operations, waiting
+from jobs_app.listing import Wanted
 from jobs_app.models import Job, LogChunk, Queue
 from jobs_app.states import FINAL, HELD, JobState
 from workers_app import operator_api as workers
@@ -145,11 +146,11 @@ class JobFilter(ListFilter):
 
 
 class JobSearch(Search):
+    """A text is looked for where an index begins with it, in `JobViewSet.branches`; here it is only checked."""
+
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: Any) -> QuerySet[Any]:
-        try:
-            return queryset.filter(pk=UUID(request.query_params.get(self.search_param, "")))
-        except ValueError:
-            return super().filter_queryset(request, queryset, view)
+        self.get_search_terms(request)
+        return queryset
 
 
 class AnyAnswer(BaseContentNegotiation):
@@ -177,7 +178,7 @@ class JobViewSet(OperationViewSet):
     filterset_class = JobFilter
     filter_backends = [filters.DjangoFilterBackend, JobSearch, OperationViewSet.filter_backends[-1]]
     search_fields = ("dag_id", "run_id", "task_id")
-    search_help = "A job's id, or words, each found in the id of its DAG, run or task."
+    search_help = "A job's id, or how the id of its DAG, run or task begins."
     orderings: Mapping[str, str] = {"queued_at": "queued_at", "finished_at": "finished_at"}
     orderings_help = " By finished_at only jobs that have ended are listed."
     default_ordering = "-queued_at"
@@ -187,13 +188,25 @@ class JobViewSet(OperationViewSet):
         return Job.objects.select_related("worker").only(*columns, "worker__name")
 
     def branches(self, queryset: QuerySet[Any]) -> Sequence[Branch]:
-        """Open and final jobs apart: each half is served by indexes of its own."""
+        """Apart what indexes of its own serve, as in `listing`: what waits, what is held, what is final."""
         asked = self.request.query_params
         states = {JobState(state) for state in Several().value_from_datadict(asked, {}, "state")} or set(JobState)
         if any(asked.get(name) for name in _ONLY_OF_FINAL) or asked.get("ordering", "").endswith("finished_at"):
             states &= FINAL
-        halves = [(states - FINAL, True), (states & FINAL, False)]
-        return [Branch(queryset.filter(state__in=sorted(half)), fenced=fenced) for half, fenced in halves if half]
+        wanted = Wanted(text=asked.get(JobSearch.search_param, "").strip())
+        texts = wanted.texts()
+        matching = queryset.filter(listing.any_of(texts.values()))
+        waiting, held, final = states & {JobState.QUEUED}, states & HELD, states & FINAL
+        found = [Branch(matching.filter(state__in=waiting))] if waiting else []
+        if held:
+            found.append(Branch(matching.filter(state__in=sorted(held)), fenced=True))
+        if final:
+            rest = queryset.filter(state__in=sorted(final))
+            for name, text in texts.items():
+                found.append(Branch(rest.filter(text), fenced=name not in wanted.common))
+                # Whoever matches in two ways is in one branch.
+                rest = rest.exclude(text) if name else rest
+        return found
 
     def shown(self, rows: Sequence[Job]) -> Any:
         parts = LogChunk.objects.filter(job_id__in=[job.pk for job in rows], attempt=0, offset=0)
