@@ -16,7 +16,7 @@ from operator import or_
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Q, QuerySet, Value
 
 from jobs_app.models import Job
 from jobs_app.states import FINAL, HELD, JobState
@@ -160,8 +160,10 @@ def count(wanted: Wanted, *, at_most: int = MOST_COUNTED) -> int:
         return at_most + 1
     if not (branches := wanted.branches()):
         return 0
-    first, *others = (branch.values_list("id")[: at_most + 1] for branch in branches)
-    return (first.union(*others)[: at_most + 1] if others else first).count()
+    # A text may match a job in several ways. Else nothing but their number is asked for, which the indexes alone know.
+    of_each = F("id") if wanted.text else Value(1)
+    first, *others = (branch.annotate(one=of_each).values_list("one")[: at_most + 1] for branch in branches)
+    return (first.union(*others, all=not wanted.text)[: at_most + 1] if others else first).count()
 
 
 def _places(wanted: Wanted, *, size: int, upwards: bool, bound: Place | None) -> list[Place]:
