@@ -18,7 +18,7 @@ from typing import Any, Self
 from .airflow_api import FINISHED, AirflowApi
 from .database import addresses
 from .environments import ADMIN, Environments, free_port
-from .parts import DAG_ID, WORKER, Part, Parts
+from .parts import DAG_ID, WORKER, Parts, bring_up
 from .processes import PartFailed, Processes, only_one
 from .screen import Screen
 
@@ -86,20 +86,7 @@ class Demo:
 
         Raises PartFailed for a part that ends early or is not ready in time.
         """
-        waiting = self.parts.all()
-        running: dict[str, tuple[Part, float]] = {}
-        ready: set[str] = set()
-        while waiting or running:
-            for part in [part for part in waiting if ready.issuperset(part.after)]:
-                part.begin()
-                running[part.name] = part, time.monotonic()
-                waiting.remove(part)
-            self.look(f"Starting {', '.join(running)}")
-            for name, (part, began) in list(running.items()):
-                if part.is_ready():
-                    ready.add(name)
-                    del running[name]
-                    self.screen.done(name, time.monotonic() - began)
+        bring_up(self.parts.all(), look=self.look, done=self.screen.done)
         self.parts.remember_migration()
 
     def look(self, what: str) -> None:

@@ -160,7 +160,7 @@ class Environments:
             "scheduler.scheduler_idle_sleep_time": "0.5",
             "usage_data_collection.enabled": "false",
         }
-        return {**self._installed, "AIRFLOW_HOME": str(home), **_airflow_variables(settings)}
+        return {**self._installed, "AIRFLOW_HOME": str(home), **airflow_variables(settings)}
 
     @property
     def agent(self) -> dict[str, str]:
@@ -180,11 +180,12 @@ class Environments:
             "EDGE_AGENT_TOKEN_FILE": str(self.token_file),
             "AIRFLOW_HOME": str(home / "airflow"),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            **_airflow_variables(settings),
+            **airflow_variables(settings),
         }
 
 
-def _airflow_variables(settings: dict[str, str]) -> dict[str, str]:
+def airflow_variables(settings: dict[str, str]) -> dict[str, str]:
+    """Spell settings of Airflow, `section.option`, as the environment does."""
     return {f"AIRFLOW__{name.replace('.', '__').upper()}": value for name, value in settings.items()}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -40,6 +41,27 @@ class Part:
     after: tuple[str, ...]
     begin: Callable[[], object]
     is_ready: Callable[[], bool]
+
+
+def bring_up(parts: Iterable[Part], *, look: Callable[[str], object], done: Callable[[str, float], object]) -> None:
+    """Start every part as soon as what it needs is ready; return when all are.
+
+    Between two looks at them `look` is called with what goes on: it waits a moment, and raises what ends the start.
+    """
+    waiting = list(parts)
+    running: dict[str, tuple[Part, float]] = {}
+    ready: set[str] = set()
+    while waiting or running:
+        for part in [part for part in waiting if ready.issuperset(part.after)]:
+            part.begin()
+            running[part.name] = part, time.monotonic()
+            waiting.remove(part)
+        look(f"Starting {', '.join(running)}")
+        for name, (part, began) in list(running.items()):
+            if part.is_ready():
+                ready.add(name)
+                del running[name]
+                done(name, time.monotonic() - began)
 
 
 class Parts:

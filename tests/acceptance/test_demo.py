@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +20,7 @@ from psycopg.rows import dict_row
 from deploy.demo.demo import Demo, Outcome
 from deploy.demo.environments import ADMIN
 from deploy.demo.parts import DAG_ID, WORKER
+from tests.acceptance.keeper import Keeper
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -64,35 +63,11 @@ class Run:
         return without_equal_neighbours(lines)
 
 
-class Keeper(threading.Thread):
-    """Keeps a second name of each log file in the agent's spool, since the agent drops a log that has arrived."""
-
-    def __init__(self, spool: Path, kept: Path) -> None:
-        super().__init__(daemon=True)
-        self.spool, self.kept = spool, kept
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        while not self.ended.wait(0.02):
-            with contextlib.suppress(FileNotFoundError):  # forgotten while we look; the next look sees the others
-                for log in self.spool.glob("*.*/log/**/*.log"):
-                    name = self.kept / log.relative_to(self.spool).parts[0]
-                    if not name.exists():
-                        name.hardlink_to(log)
-
-    def logs(self) -> dict[tuple[UUID, int], bytes]:
-        """Return the agent's file for each (job, attempt)."""
-        self.ended.set()
-        self.join()
-        pairs = {path: path.name.rpartition(".") for path in self.kept.iterdir()}
-        return {(UUID(job_id), int(attempt)): path.read_bytes() for path, (job_id, _, attempt) in pairs.items()}
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     state_dir = tmp_path_factory.mktemp("demo")
     live: list[tuple[Try, list[Line]]] = []
-    keeper = Keeper(state_dir / "agent" / "jobs", tmp_path_factory.mktemp("kept"))
+    keeper = Keeper(state_dir / "agent" / "jobs", kept=tmp_path_factory.mktemp("kept"))
     with Demo(state_dir) as demo:
         keeper.start()
 
@@ -103,6 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
         demo.start()
         outcome = demo.run_example(watch=read_running_logs)
+        keeper.end()
         run = Run(outcome, demo.state_dir / "airflow" / "logs", keeper.logs(), live_logs=live)
         run.task_instances = demo.airflow.task_instances(DAG_ID, outcome.run_id)
         with psycopg.connect(demo.programs.databases["edgecontrol"], row_factory=dict_row) as connection:

@@ -1,0 +1,19 @@
+"""One Airflow for all cases of a run, since it takes half a minute to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.faults.airflow_site import AirflowSite
+
+
+@pytest.fixture(scope="session")
+def airflow_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowSite]:
+    site = AirflowSite(tmp_path_factory.mktemp("airflow") / "site")
+    try:
+        site.start()
+        yield site
+    finally:
+        site.close()
