@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Site:
     """A control plane with its database, and what can be seen of it."""
 
-    def __init__(self, *, folder: Path, execution_api_url: str) -> None:
+    def __init__(self, *, folder: Path, execution_api_url: str, environ: dict[str, str] | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             listen = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -43,9 +43,14 @@ class Site:
             "EDGECONTROL_EXECUTION_API_URL": execution_api_url,
             "EDGECONTROL_HEARTBEAT_SECONDS": "1",
             "EDGECONTROL_LOG_CHUNK_BYTES": "65536",
+            **(environ or {}),
         }
         self.log = folder / "serve.log"
-        with self.log.open("wb") as log:
+        self.serve()
+
+    def serve(self) -> None:
+        """Start the control plane, at the same address whenever it is started again."""
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "manage.py", "serve"], cwd=ROOT, env=self.environ, stdout=log, stderr=log
             )

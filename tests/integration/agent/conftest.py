@@ -66,6 +66,10 @@ class Agent:
 
     def starts(self) -> list[dict[str, Any]]:
         """What the tasks themselves witnessed: one entry per task that began."""
+        return [said for said in self.witnessed() if said["what"] == "start"]
+
+    def witnessed(self) -> list[dict[str, Any]]:
+        """Every start and every end, in their order, by the monotonic clock."""
         if not self.witness_file.exists():
             return []
         return [json.loads(line) for line in self.witness_file.read_text().splitlines()]

