@@ -24,6 +24,8 @@ READ_SECONDS = 30.0
 #: A parked claim may take this much longer than its wait before the connection counts as dead.
 CLAIM_MARGIN_SECONDS = 15.0
 SAY_AGAIN_SECONDS = 60.0
+#: So many requests in a row without an answer mean that nobody is there; fewer are bad luck on a bad line.
+MISSES_OF_SILENCE = 2
 
 
 class ApiError(Exception):
@@ -68,12 +70,19 @@ class Contact:
     def __init__(self, *, url: str) -> None:
         self.url = url
         self.last_success_at = 0.0
+        self._misses = 0
         self._lock = threading.Lock()
         self._away_since: float | None = None
         self._said_at = 0.0
 
+    @property
+    def silent(self) -> bool:
+        """Nobody answers; what else there is to send can wait."""
+        return self._misses >= MISSES_OF_SILENCE
+
     def ok(self) -> None:
         with self._lock:
+            self._misses = 0
             since, self._away_since = self._away_since, None
             self.last_success_at = time.monotonic()
         if since is not None:
@@ -82,6 +91,7 @@ class Contact:
     def failed(self, error: ApiError) -> None:
         with self._lock:
             now = time.monotonic()
+            self._misses += 1
             first = self._away_since is None
             self._away_since = now if self._away_since is None else self._away_since
             if not first and now - self._said_at < SAY_AGAIN_SECONDS:

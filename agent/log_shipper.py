@@ -42,7 +42,7 @@ class LogShipper:
         return LIVE_SECONDS if unfinished else 60.0
 
     def _turn(self, job: Job) -> bool:
-        """Ship a few chunks; True when there are more at once. Raises ApiError when nobody answers at all."""
+        """Ship a few chunks; True when there are more at once. Raises ApiError when nobody answers any more."""
         try:
             for _ in range(CHUNKS_PER_TURN):
                 if not self._ship(job):
@@ -50,7 +50,7 @@ class LogShipper:
         except ApiError as error:
             job.failures["log"] = job.failures.get("log", 0) + 1
             job.ship_after = time.monotonic() + pause(job.failures["log"], error)
-            if error.status is None or error.status == 401:
+            if error.status == 401 or (error.status is None and self.client.contact.silent):
                 raise
             if not error.repeatable:
                 log.error("the log of job %s is refused: %s", job.id, error)

@@ -18,13 +18,23 @@ class Loop(threading.Thread):
     """Calls `step` until told to end. A step returns how many seconds it can wait; `wake` cuts the wait short.
 
     No exception ends the loop: it is said in one line, and the next step comes after a growing pause. Only an
-    AgentError, by which this agent has to end, is handed to `on_fatal`.
+    AgentError, by which this agent has to end, is handed to `on_fatal`. `answered_at` tells when a request was last
+    answered, in this loop or another: on a line that loses some, the pause must not grow.
     """
 
-    def __init__(self, *, name: str, step: Callable[[], float], on_fatal: Callable[[AgentError], None]) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        step: Callable[[], float],
+        on_fatal: Callable[[AgentError], None],
+        answered_at: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self._step = step
         self._on_fatal = on_fatal
+        self._answered_at = answered_at
+        self._failed_at = 0.0
         self._woken = threading.Event()
         self._ending = threading.Event()
         self._backoff = Backoff()
@@ -56,6 +66,9 @@ class Loop(threading.Thread):
         except ApiError as error:
             if not error.repeatable and error.status != 401:  # the client has said the others
                 self._say(str(error))
+            if self._answered_at() > self._failed_at:
+                self._backoff.reset()
+            self._failed_at = time.monotonic()
             return True, self._backoff.next_seconds(retry_after=error.retry_after)
         except Exception as error:
             self._say(f"{type(error).__name__}: {error}")

@@ -20,6 +20,10 @@ from agent.retry import Backoff
 log = logging.getLogger("agent")
 
 
+#: How often an address that never led to a control plane is tried: one lost answer proves nothing.
+FIRST_TRIES = 3
+
+
 class Registration:
     """Registers, and remembers that this address once led to a control plane.
 
@@ -36,6 +40,7 @@ class Registration:
     def until_accepted(self, body: dict[str, Any], *, pause: Callable[[float], bool]) -> dict[str, Any] | None:
         """The answer; None when a pause says that a signal came. Raises the AgentError that a refusal means."""
         backoff = Backoff()
+        silences = 0
         while True:
             try:
                 answer = self.client.register(body)
@@ -43,7 +48,8 @@ class Registration:
                 refusal = why_not(
                     error, url=self.url, name=self.name, known=is_known(self.url, state_dir=self._state_dir)
                 )
-                if refusal is not None:
+                silences += 1
+                if refusal is not None and not (isinstance(refusal, Unreachable) and silences < FIRST_TRIES):
                     raise refusal from None
                 if pause(backoff.next_seconds(retry_after=error.retry_after)):
                     return None

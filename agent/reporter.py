@@ -42,7 +42,7 @@ class Reporter:
         return max(flushed_at, job.report_after)
 
     def _report(self, job: Job) -> None:
-        """Send one report. Raises ApiError when nobody answers at all."""
+        """Send one report. Raises ApiError when nobody answers any more."""
         result = job.result or {}
         size, digest = job.log_digest()
         try:
@@ -73,7 +73,7 @@ class Reporter:
             return
         job.failures["report"] = job.failures.get("report", 0) + 1
         job.report_after = time.monotonic() + pause(job.failures["report"], error)
-        if error.status is None or error.status == 401:
+        if error.status == 401 or (error.status is None and self.client.contact.silent):
             raise error
         if not error.repeatable:
             log.error("the report of job %s attempt %d is refused: %s", job.id, job.attempt, error)

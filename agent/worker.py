@@ -174,7 +174,12 @@ class Worker:
             ("logs", shipper.step),
             ("reports", reporter.step),
         ):
-            self._loops[name] = Loop(name=name, step=step, on_fatal=self._on_fatal)
+            self._loops[name] = Loop(
+                name=name,
+                step=step,
+                on_fatal=self._on_fatal,
+                answered_at=lambda: self.client.contact.last_success_at,
+            )
         self.held.on_change = self.orders.on_change = self._changed
         self.claims.wake, self.claims.fatal = self._loops["claims"].wake, self._on_fatal
         for loop in self._loops.values():
@@ -297,7 +302,7 @@ class Worker:
 
     def _gone(self, key: Key, reason: str) -> None:
         job = self.held.get(key)
-        if job is not None:
+        if job is not None and job.result is None:
             log.warning("job %s attempt %d is no longer ours (%s) and is stopped", key.id, key.attempt, reason)
             self.watch.stop(job, gone=True)
 

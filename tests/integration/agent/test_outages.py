@@ -42,6 +42,14 @@ def test_a_lost_claim_answer_is_asked_for_under_the_same_id(plane: ControlPlane,
     assert first["claim_id"] == second["claim_id"]
 
 
+def test_a_lost_first_answer_does_not_end_an_agent(plane: ControlPlane, start_agent: Start) -> None:
+    """Nothing was ever heard from this address; still, one lost answer does not make it a wrong one."""
+    plane.fault = lambda path, number: "drop" if path == "workers/register" and number == 1 else None
+    start_agent()
+    job = plane.add()
+    plane.wait_for(lambda: job.state == "success")
+
+
 def test_a_claim_is_not_started_before_it_is_confirmed(plane: ControlPlane, start_agent: Start) -> None:
     refusing = [True]
     plane.fault = lambda path, number: Refusal(503, "busy") if path == "jobs/confirm" and refusing[0] else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.client import ApiError
+from agent.client import ApiError, Contact
 from agent.held import Held
 from agent.jobs import Job, Spool
 
@@ -23,13 +23,16 @@ class Plane:
         self.calls: list[tuple[str, Any]] = []
         self.answers: dict[str, list[Any]] = {}
         self.log = b""
+        self.contact = Contact(url="http://plane")
 
     def _answer(self, name: str, said: Any, usual: Any) -> Any:
         self.calls.append((name, said))
         queue = self.answers.get(name) or [usual]
         answer = queue.pop(0)
-        if isinstance(answer, Exception):
+        if isinstance(answer, ApiError):
+            self.contact.failed(answer)
             raise answer
+        self.contact.ok()
         return answer
 
     def said(self, name: str) -> list[Any]:

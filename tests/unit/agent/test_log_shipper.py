@@ -53,12 +53,20 @@ def test_the_offset_moves_only_when_the_answer_came(shipper: LogShipper, plane: 
     job = add_job()
     write_log(job, b"abc")
     plane.answers["log"] = [refusal(None)]
-    with pytest.raises(ApiError):
-        shipper.step()
+    shipper.step()
     assert job.shipped == 0
     job.ship_after = 0.0
     run(shipper)
     assert plane.said("log") == [(0, 3), (0, 3)]
+
+
+def test_a_second_silence_in_a_row_ends_the_turn(shipper: LogShipper, plane: Plane, add_job: Add) -> None:
+    for _ in range(4):
+        write_log(add_job(), b"abc")
+    plane.answers["log"] = [refusal(None)] * 4
+    with pytest.raises(ApiError):
+        shipper.step()
+    assert len(plane.said("log")) == 2
 
 
 def test_a_restarted_agent_goes_on_where_the_control_plane_was(shipper: LogShipper, plane: Plane, add_job: Add) -> None:

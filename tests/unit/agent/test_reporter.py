@@ -85,11 +85,20 @@ def test_a_bad_report_is_repeated_later_and_holds_up_no_other(
 def test_an_absent_control_plane_ends_the_round(reporter: Reporter, plane: Plane, held: Held, add_job: Add) -> None:
     for _ in range(3):
         end(held, add_job())
-    plane.answers["report"] = [refusal(None)]
+    plane.answers["report"] = [refusal(None), refusal(None)]
     with pytest.raises(ApiError):
         reporter.step()
-    assert len(plane.said("report")) == 1
+    assert len(plane.said("report")) == 2
     assert len(held.all()) == 3
+
+
+def test_one_lost_answer_holds_up_only_its_own_job(reporter: Reporter, plane: Plane, held: Held, add_job: Add) -> None:
+    unlucky, *_ = jobs = [add_job() for _ in range(4)]
+    for job in jobs:
+        end(held, job)
+    plane.answers["report"] = [refusal(None)]
+    reporter.step()
+    assert held.all() == [unlucky]
 
 
 def test_a_start_that_did_not_happen_is_given_back_and_forgotten(
