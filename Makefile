@@ -1,12 +1,14 @@
 # Every command a developer needs. `make help` lists them; each makes its own .venv when it is missing.
 
 PYTHON ?= python3
+# Tests wait for processes more than they compute: twice the cores is fastest.
+WORKERS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
 export UV_PYTHON_DOWNLOADS = never
 BIN = .venv/bin
 READY = .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-demo test-browser accept lint format lock bench clean
+.PHONY: help demo serve test test-unit test-demo test-browser test-faults faults accept lint format lock bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +28,7 @@ serve: $(READY) ## the control plane alone, on the embedded PostgreSQL unless ED
 	@$(BIN)/python manage.py serve
 
 test: $(READY) ## all tests but those marked slow
-	@$(BIN)/python -m pytest -m "not slow" -n auto
+	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
 
 test-unit: $(READY) ## the tests that need neither database nor network
 	@$(BIN)/python -m pytest tests/unit tests/test_architecture.py
@@ -37,8 +39,16 @@ test-demo: $(READY) ## the example DAG on real Airflow, compared with the job ta
 test-browser: $(READY) ## a walk through the admin in Chromium, with a real agent (SCREENSHOTS=FOLDER: take the pictures of the docs)
 	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/acceptance/test_browser_walk.py
 
-accept: $(READY) ## everything, with real Airflow runs
-	@$(BIN)/python -m pytest
+test-faults: $(READY) ## five of the fault cases
+	@$(BIN)/python -m pytest tests/acceptance/faults -m ci -n 2
+
+faults: $(READY) ## break real processes, print what was lost: nothing (FULL=1: real intervals; SEED=n; FAULTS_TABLE=FILE)
+	@FULL=$(FULL) SEED=$(SEED) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/python -m pytest tests/acceptance/faults \
+		-n $(if $(FULL),6,3) --dist loadgroup
+
+accept: test ## everything, with real Airflow runs and all fault cases
+	@$(BIN)/python -m pytest -m "slow and not faults"
+	@$(MAKE) faults
 
 lint: $(READY) ## formatting, lint, types, migrations, API schema
 	@$(BIN)/ruff format --check .

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 FULL = os.environ.get("FULL") == "1"
 #: The same seed throws the same dice; which request they hit also depends on who comes first.
-SEED = int(os.environ.get("SEED", "1"))
+SEED = int(os.environ.get("SEED") or "1")
 
 
 @dataclass(frozen=True, kw_only=True)
