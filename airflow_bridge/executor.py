@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
@@ -26,6 +26,7 @@ from airflow_bridge.ledger import Ledger, OpenJob
 from airflow_bridge.outage import Outage
 from airflow_bridge.states import FINAL, JobState
 from airflow_bridge.store import NewJob, Store
+from airflow_bridge.task_instances import workloads_of
 from airflow_bridge.verdict import Verdict
 
 #: Rows in one statement.
@@ -33,6 +34,9 @@ BATCH = 500
 #: Open jobs compared with the table once a second, so that all are within a minute (or at this pace).
 CHECK_LIMIT = 500
 CHECK_ROUND_SECONDS = 60
+#: Ended jobs of dispatchers that are gone are looked for this often. They are told when they ended that much more than
+#: the patience ago: a living dispatcher keeps none longer.
+OVERDUE_SECONDS = 60
 #: Tokens minted in one second.
 RENEW_LIMIT = 100
 
@@ -65,6 +69,7 @@ class EdgeControlExecutor(BaseExecutor):
         self._hand_over: dict[UUID, UUID] = {}
         self._to_revoke: set[UUID] = set()
         self._next_watch = float("-inf")
+        self._next_overdue = float("-inf")
 
     # What Airflow calls, in the order of a scheduler's life.
 
@@ -109,8 +114,9 @@ class EdgeControlExecutor(BaseExecutor):
 
     @contained(otherwise=list)
     def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
-        """Take over what a dead scheduler queued; return the task instances whose queueing never reached us.
+        """Take over what a dead scheduler queued; return the task instances that are not ours to go on with.
 
+        What it had queued and not yet written is queued here, under the same id: Airflow would count another try.
         With the database away all count as adopted, and `sync` repeats the hand-over.
         """
         mine = {job_id: ti for ti in tis if (job_id := queueing.parse_id(ti.external_executor_id))}
@@ -119,7 +125,7 @@ class EdgeControlExecutor(BaseExecutor):
         self._hand_over.update({job_id: ti.id for job_id, ti in mine.items()})
         with self._reaching_store() as reachable:
             if reachable:
-                found = self._take_over(list(mine))
+                found = self._take_over({job_id: ti.id for job_id, ti in mine.items()})
                 not_adopted += [ti for job_id, ti in mine.items() if job_id not in found]
                 for job_id in mine:
                     del self._hand_over[job_id]
@@ -259,6 +265,7 @@ class EdgeControlExecutor(BaseExecutor):
             self._to_revoke.clear()
         self._check_open_jobs()
         self._renew_tokens()
+        self._take_over_ended()
 
     def _watch_held(self) -> None:
         before, self._held = self._held, self._store.held(dispatcher=self.dispatcher)
@@ -303,29 +310,52 @@ class EdgeControlExecutor(BaseExecutor):
 
     # Adoption.
 
-    def _take_over(self, ids: Sequence[UUID]) -> set[UUID]:
-        """Make these jobs ours; return those that exist."""
-        if not ids:
+    def _take_over(self, jobs: Mapping[UUID, UUID]) -> set[UUID]:
+        """Make these jobs (with their task instances) ours; return all but those that nobody can go on with."""
+        if not jobs:
             return set()
-        rows = self._store.adopt(ids, dispatcher=self.dispatcher)
+        rows = self._store.adopt(list(jobs), dispatcher=self.dispatcher)
         for row in rows:
             if row.state not in FINAL:
                 self._open(job_id=row.id, key=queueing.key_of(row), airflow_id=row.airflow_id, renew_in=0)
-        return {row.id for row in rows}
+        found = {row.id for row in rows}
+        return found | self._queue_again({job_id: jobs[job_id] for job_id in jobs.keys() - found})
+
+    def _queue_again(self, jobs: Mapping[UUID, UUID]) -> set[UUID]:
+        """Buffer what another scheduler queued and never wrote; return which that were.
+
+        Should that one live after all and write it too: the same id is stored once.
+        """
+        if not jobs:
+            return set()
+        options = {"generator": self.jwt_generator, "sentry_integration": self.sentry_integration}
+        again = set()
+        for workload in workloads_of(list(jobs.values()), **options):
+            job_id = queueing.assigned_id(workload)
+            if job_id in jobs:
+                self.queue_workload(workload, session=None)
+                again.add(job_id)
+        return again
 
     def _take_over_late(self) -> None:
         """Repeat what failed while the database was away.
 
-        What was never stored has to fail, since Airflow counts it as ours by now.
+        What nobody can go on with has to fail, since Airflow counts it as ours by now.
         """
         if not self._hand_over:
             return
-        found = self._take_over(list(self._hand_over))
+        found = self._take_over(self._hand_over)
         for job_id, airflow_id in self._hand_over.items():
             if job_id not in found:
                 reason = "the scheduler that queued it died before EdgeControl had it"
                 self._endings.add(job_id=job_id, airflow_id=airflow_id, state=JobState.LOST, reason=reason)
         self._hand_over.clear()
+
+    def _take_over_ended(self) -> None:
+        """Tell what a dead scheduler left untold and Airflow does not offer, since the task has told Airflow itself."""
+        if time.monotonic() >= self._next_overdue:
+            self._next_overdue = time.monotonic() + OVERDUE_SECONDS
+            self._store.adopt_overdue(dispatcher=self.dispatcher, seconds=self.config.outage_patience + OVERDUE_SECONDS)
 
     def _open(self, *, job_id: UUID, key: Any, airflow_id: UUID, renew_in: float) -> None:
         self._ledger.add(OpenJob(id=job_id, key=key, airflow_id=airflow_id), renew_at=time.monotonic() + renew_in)

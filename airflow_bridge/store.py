@@ -52,6 +52,8 @@ class JobRow:
     state: str
     airflow_outcome: str
     reason: str
+    #: Its process cannot be alive any more, whoever saw it last.
+    process_gone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +137,8 @@ SELECT id FROM revoked WHERE (SELECT told FROM told_workers) >= 0
 
 # The index job_untold serves this: its size is what is untold, not what is stored.
 _UNTOLD = """
-SELECT id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason
+SELECT id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason,
+    process_gone
 FROM edgecontrol.job
 WHERE dispatcher = %(dispatcher)s AND told_at IS NULL
     AND state IN ('failed', 'lost', 'refused', 'revoked', 'success')
@@ -151,7 +154,16 @@ WHERE state IN ('claimed', 'running') AND dispatcher = %(dispatcher)s
 # Told ones are adopted too, and told again: Airflow offers only task instances that are not finished.
 _ADOPT = """
 UPDATE edgecontrol.job SET dispatcher = %(dispatcher)s, told_at = NULL WHERE id = ANY(%(ids)s)
-RETURNING id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason
+RETURNING id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason,
+    process_gone
+"""
+
+# Costs as much as is untold (job_untold).
+_ADOPT_OVERDUE = """
+UPDATE edgecontrol.job SET dispatcher = %(dispatcher)s
+WHERE told_at IS NULL AND state IN ('failed', 'lost', 'refused', 'revoked', 'success')
+    AND finished_at < now() - make_interval(secs => %(seconds)s) AND dispatcher <> %(dispatcher)s
+RETURNING id
 """
 
 _EXPIRE = """
@@ -250,6 +262,10 @@ class Store:
     def adopt(self, ids: Sequence[UUID], *, dispatcher: UUID) -> list[JobRow]:
         """Take over a dead dispatcher's jobs; ids that are missing from the answer were never stored."""
         return [JobRow(**row._asdict()) for row in self._run(_ADOPT, ids=list(ids), dispatcher=dispatcher)]
+
+    def adopt_overdue(self, *, dispatcher: UUID, seconds: int) -> set[UUID]:
+        """Take over what ended that long ago and is still untold, since its dispatcher is gone; return the ids."""
+        return {row.id for row in self._run(_ADOPT_OVERDUE, dispatcher=dispatcher, seconds=seconds)}
 
     def expire(self, ids: Sequence[UUID], *, limit_seconds: int) -> set[UUID]:
         """Fail those of the jobs that have waited longer than the limit, saying why nobody took them."""

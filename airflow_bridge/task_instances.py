@@ -1,16 +1,23 @@
-"""What Airflow itself says of task instances: one query in a session of its own, for jobs that ended in doubt."""
+"""What Airflow itself says of task instances, each time in one query of a session of its own; nothing is changed.
+
+Not the scoped session: the scheduler's loop has rows locked and pending in that one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from airflow._shared.timezones import timezone
+from airflow.executors import workloads
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select
+from sqlalchemy.orm import joinedload
 
 from airflow_bridge.queueing import parse_id
 
@@ -43,7 +50,6 @@ def look_up(ids: Collection[UUID]) -> dict[UUID, TaskInstanceNow]:
         ti.external_executor_id,
         ti.last_heartbeat_at,
     ).where(ti.id.in_(ids))
-    # Not the scoped session: the scheduler's loop has rows locked and pending in that one.
     with create_session(scoped=False) as session:
         rows = session.execute(query).all()
     now = timezone.utcnow()
@@ -56,3 +62,18 @@ def look_up(ids: Collection[UUID]) -> dict[UUID, TaskInstanceNow]:
         )
         for row in rows
     }
+
+
+def workloads_of(ids: Collection[UUID], **options: Any) -> list[Any]:
+    """Make the workloads of those of these task instances that are queued, as the scheduler that queued them did.
+
+    `options` are those of `ExecuteTask.make`.
+    """
+    ti = TaskInstance
+    query = (
+        select(ti)
+        .options(joinedload(ti.dag_model))
+        .where(ti.id.in_(ids), ti.state == TaskInstanceState.QUEUED, ti.dag_version_id.is_not(None))
+    )
+    with create_session(scoped=False) as session:
+        return [workloads.ExecuteTask.make(found, **options) for found in session.scalars(query).unique()]

@@ -8,6 +8,8 @@ from typing import Any
 from airflow import models, settings
 from airflow._shared.timezones import timezone
 from airflow.models.base import Base
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import delete, insert, text, update
@@ -37,9 +39,28 @@ def add(workload: Any, *, state: str = "queued", silence: float | None = None) -
                 pool_slots=ti.pool_slots,
                 span_status="not_started",
                 external_executor_id=ti.external_executor_id,
+                dag_version_id=ti.dag_version_id,
+                priority_weight=ti.priority_weight,
+                queue=ti.queue,
             )
         )
     change(workload, state=state, silence=silence)
+
+
+def add_run(workload: Any) -> None:
+    """The DAG and the run of this workload, which its scheduler would need to make it anew."""
+    ti = workload.ti
+    with create_session(scoped=False) as session:
+        session.execute(text("PRAGMA foreign_keys = OFF"))
+        session.merge(DagModel(dag_id=ti.dag_id, bundle_name="dags-folder", relative_fileloc="etl.py"))
+        run = {
+            "dag_id": ti.dag_id,
+            "run_id": ti.run_id,
+            "run_type": "manual",
+            "run_after": timezone.utcnow(),
+            "bundle_version": "v7",
+        }
+        session.execute(insert(DagRun.__table__).values(**run, span_status="not_started", clear_number=0))
 
 
 def change(workload: Any, *, state: str | None, silence: float | None = None, job_id: object = None) -> None:
@@ -54,4 +75,5 @@ def change(workload: Any, *, state: str | None, silence: float | None = None, jo
 
 def clear() -> None:
     with create_session(scoped=False) as session:
-        session.execute(delete(TaskInstance.__table__))
+        for model in (TaskInstance, DagRun, DagModel):
+            session.execute(delete(model.__table__))

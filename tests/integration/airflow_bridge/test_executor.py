@@ -525,7 +525,56 @@ def test_jobs_of_a_dead_scheduler_are_taken_over_and_told(
     assert not any(dead.has_task(workload.ti) for workload in (waiting, running))
 
 
-def test_what_never_reached_the_table_is_given_back(executor: EdgeControlExecutor) -> None:
+def test_what_a_dead_scheduler_had_queued_and_not_written_is_queued_again_under_its_id(
+    executor: EdgeControlExecutor, database: Database
+) -> None:
+    # Given back, Airflow would count another try.
+    unwritten = task()
+    task_instances.add_run(unwritten)
+    task_instances.add(unwritten)
+    assert executor.try_adopt_task_instances([as_orphan(unwritten)]) == []
+    assert executor.has_task(unwritten.ti)
+    assert turn(executor) == {}
+    row = rows.job(database, job_id(unwritten))
+    assert (row.state, row.dispatcher, row.try_number) == ("queued", executor.dispatcher, 1)
+    assert row.workload["bundle_info"]["version"] == "v7"
+    assert row.workload["log_path"].startswith("dag_id=etl/run_id=manual/task_id=extract")
+    assert row.token
+
+
+def test_a_scheduler_that_was_only_slow_writes_nothing_twice(
+    make_executor: Callable[[], EdgeControlExecutor], database: Database
+) -> None:
+    slow, heir = make_executor(), make_executor()
+    workload = task()
+    task_instances.add_run(workload)
+    queue(slow, workload)
+    assert heir.try_adopt_task_instances([as_orphan(workload)]) == []
+    for executor in (heir, slow, heir, slow):
+        assert turn(executor) == {}
+    assert rows.job(database, job_id(workload)).dispatcher == heir.dispatcher
+    assert len(stored(database)) == 1
+
+
+def test_what_ended_without_a_scheduler_is_told_by_another_one(
+    make_executor: Callable[[], EdgeControlExecutor], database: Database
+) -> None:
+    # Airflow does not offer it for adoption: its task has told Airflow how it ended.
+    dead, heir = make_executor(), make_executor()
+    old, young = task(map_index=1), task(map_index=2)
+    queue(dead, old, young)
+    turn(dead)
+    for workload in (old, young):
+        rows.end(database, job_id(workload), state="success", outcome="success")
+    database.execute("UPDATE edgecontrol.job SET finished_at = now() - interval '1 hour' WHERE map_index = 1")
+    heir._next_overdue = float("-inf")
+    for _ in range(3):
+        turn(heir)
+    assert rows.job(database, job_id(old)).told_at
+    assert not rows.job(database, job_id(young)).told_at
+
+
+def test_what_nobody_can_go_on_with_is_given_back(executor: EdgeControlExecutor) -> None:
     unknown, foreign, unassigned = task(map_index=1), task(map_index=2), task(map_index=3)
     foreign.ti.external_executor_id = "celery-task"
     unassigned.ti.external_executor_id = None

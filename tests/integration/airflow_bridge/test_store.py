@@ -174,6 +174,19 @@ def test_held_are_claimed_and_running_jobs_of_this_dispatcher(store: Store, data
     assert store.held(dispatcher=DISPATCHER) == {jobs[0].id, jobs[1].id}
 
 
+def test_overdue_endings_of_another_dispatcher_are_adopted_once(store: Store, database: Database) -> None:
+    overdue, young, told, waiting = (new_job() for _ in range(4))
+    own = new_job(dispatcher=OTHER)
+    store.enqueue([overdue, young, told, waiting, own])
+    for job in (overdue, young, told, own):
+        rows.end(database, job.id, state="success", outcome="success")
+    store.mark_told([told.id])
+    an_hour_ago = "UPDATE edgecontrol.job SET finished_at = now() - interval '1 hour' WHERE id = ANY(%s)"
+    database.execute(an_hour_ago, [[overdue.id, told.id, own.id]])
+    assert store.adopt_overdue(dispatcher=OTHER, seconds=600) == {overdue.id}
+    assert store.adopt_overdue(dispatcher=OTHER, seconds=600) == set()
+
+
 def test_adopted_jobs_change_their_dispatcher_and_are_told_again(store: Store, database: Database) -> None:
     waiting, told = new_job(), new_job()
     store.enqueue([waiting, told])
@@ -336,6 +349,7 @@ def test_no_method_takes_more_than_one_statement(store: Store, database: Databas
         lambda: store.held(dispatcher=DISPATCHER),
         lambda: store.standing([given.id]),
         lambda: store.adopt([given.id], dispatcher=DISPATCHER),
+        lambda: store.adopt_overdue(dispatcher=DISPATCHER, seconds=1),
         lambda: store.expire([given.id], limit_seconds=1),
         lambda: store.renew_tokens({given.id: "t"}),
         lambda: store.revoke([given.id], reason=""),
