@@ -37,6 +37,8 @@ DAGS = Path(__file__).resolve().parent / "dags"
 PACE = REAL if FULL else Pace(heartbeat=3, silent=10, patience=60, release=5, claim_wait=10, housekeeping=1)
 #: After so long in the queue Airflow takes a task for stuck; also what its tokens are good for.
 STUCK_SECONDS = 20
+#: A scheduler is missed when its heartbeat is older.
+HEALTH_SECONDS = 5
 START_SECONDS = 240.0
 
 _MAKE_TOKENS = """
@@ -77,7 +79,7 @@ class SiteEnvironments(Environments):
             "scheduler.task_queued_timeout": str(STUCK_SECONDS),
             "scheduler.task_queued_timeout_check_interval": "2",
             # They only say how soon a scheduler is missed: with the real ones 50 kills would take hours.
-            "scheduler.scheduler_health_check_threshold": "5",
+            "scheduler.scheduler_health_check_threshold": str(HEALTH_SECONDS),
             "scheduler.scheduler_heartbeat_sec": "1",
             "scheduler.orphaned_tasks_check_interval": "5",
             **dict(self.settings),
@@ -268,6 +270,11 @@ class AirflowSite:
         rows = self.parts.rows("airflow", query, run_id)
         return str(rows[0][0]) if rows else "deleted"
 
+    def queued(self, run_id: str) -> int:
+        """How many of its task instances Airflow has queued."""
+        query: LiteralString = "SELECT count(*) FROM task_instance WHERE run_id = %s AND state = 'queued'"
+        return int(self.parts.rows("airflow", query, run_id)[0][0])
+
     def jobs(self, run_id: str) -> list[dict[str, Any]]:
         """Every job of a run, oldest first."""
         with psycopg.connect(self.programs.databases["edgecontrol"], row_factory=dict_row) as connection:
@@ -299,6 +306,12 @@ class AirflowSite:
         """What the tasks of a run said themselves, with the name of their machine."""
         said = [{**line, "machine": machine.name} for machine in self.machines.values() for line in machine.witnessed()]
         return [line for line in said if line["run"] == run_id]
+
+    def starts(self, run_id: str) -> list[dict[str, Any]]:
+        return [line for line in self.witnessed(run_id) if line["what"] == "start"]
+
+    def ends(self, run_id: str) -> list[dict[str, Any]]:
+        return [line for line in self.witnessed(run_id) if line["what"] == "end"]
 
     def until(self, holds: Callable[[], Any], *, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -17,10 +17,11 @@ from airflow.sdk import dag, get_current_context, task
 
 #: How many tasks a run has, by queue: so many after each other, each mapped so often.
 TASKS = {
-    "kills": (10, 20),
+    "kills": (4, 50),
     "outage": (1, 24),
     "late": (1, 4),
     "doomed": (1, 3),
+    "deleted": (1, 3),
     "hole": (3, 6),
     "crash": (1, 20),
     "reboot": (1, 6),
