@@ -332,7 +332,7 @@ class EdgeControlExecutor(BaseExecutor):
         again = set()
         for workload in workloads_of(list(jobs.values()), **options):
             job_id = queueing.assigned_id(workload)
-            if job_id in jobs:
+            if job_id and job_id in jobs:
                 self.queue_workload(workload, session=None)
                 again.add(job_id)
         return again
