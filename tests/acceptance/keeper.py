@@ -24,7 +24,8 @@ class Keeper(threading.Thread):
 
     def end(self) -> None:
         self._ended.set()
-        self.join()
+        if self.is_alive():
+            self.join()
 
     def logs(self) -> dict[tuple[UUID, int], bytes]:
         """Return the agent's file for each (job, attempt), as it is now."""

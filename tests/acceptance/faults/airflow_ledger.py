@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection
+from itertools import accumulate
 from typing import Any
 
 from tests.acceptance.faults.airflow_site import AirflowSite
@@ -97,18 +98,15 @@ def _check_jobs(row: Row, tis: list[dict[str, Any]], jobs: list[dict[str, Any]])
 
 
 def _check_slots(row: Row, site: AirflowSite, said: list[dict[str, Any]]) -> None:
-    """At no instant more of a run's tasks on a machine than it has slots."""
+    """At no instant more of a run's tasks on a machine than it has slots; tasks that were killed do not count."""
+    ended = {(line["machine"], try_of(line)) for line in said if line["what"] == "end"}
     changes: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for line in said:
-        changes[line["machine"]].append((line["at"], 1 if line["what"] == "start" else -1))
-    ended = {(line["pid"], line["at"]) for line in said if line["what"] == "end"}
+        if (line["machine"], try_of(line)) in ended:
+            changes[line["machine"]].append((line["at"], 1 if line["what"] == "start" else -1))
     for name, moments in changes.items():
-        running = most = 0
-        for _, change in sorted(moments):
-            running += change
-            most = max(most, running)
-        killed = sum(change for _, change in moments) if ended else 0
-        if most - killed > site.machines[name].concurrency:
+        most = max(accumulate(change for _, change in sorted(moments)))
+        if most > site.machines[name].concurrency:
             row.wrong += 1
             row.complaints.append(f"{name} ran {most} tasks at once, and has {site.machines[name].concurrency} slots")
 

@@ -1,7 +1,7 @@
 """The tasks of the fault cases: each says outside of every table when it begins and when it ends.
 
 One DAG for each queue, `work_QUEUE`, so that cases on different queues can run at the same time. A run's conf may say
-how long its tasks take: `{"seconds": 0.2}`, or a list of which each task takes its own.
+how long its tasks take: `{"seconds": 0.2}`, or a list of which each task takes its own; `again` is for further tries.
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ def witness(what: str) -> None:
 
 def duration(number: int) -> float:
     """What the run's conf says about this task."""
-    dag_run: Any = get_current_context()["dag_run"]
-    seconds = (dag_run.conf or {}).get("seconds", 0.2)
+    context: Any = get_current_context()
+    conf = context["dag_run"].conf or {}
+    seconds = conf.get("seconds", 0.2)
+    if context["ti"].try_number > 1:
+        seconds = conf.get("again", seconds)
     return float(seconds[number % len(seconds)] if isinstance(seconds, list) else seconds)
 
 
