@@ -116,20 +116,21 @@ class EdgeControlExecutor(BaseExecutor):
     def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
         """Take over what a dead scheduler queued; return the task instances that are not ours to go on with.
 
-        What it had queued and not yet written is queued here, under the same id: Airflow would count another try.
+        What it had queued and not yet written is queued here, under the same id: Airflow would count another try, and
+        forget where a deferred task is to resume. What runs without a job is left to its own heartbeats.
         With the database away all count as adopted, and `sync` repeats the hand-over.
         """
         mine = {job_id: ti for ti in tis if (job_id := queueing.parse_id(ti.external_executor_id))}
-        not_adopted = [ti for ti in tis if queueing.parse_id(ti.external_executor_id) is None]
+        nobodys = [ti for ti in tis if queueing.parse_id(ti.external_executor_id) is None]
         # Noted first, so that nothing is forgotten whatever fails below.
         self._hand_over.update({job_id: ti.id for job_id, ti in mine.items()})
         with self._reaching_store() as reachable:
             if reachable:
                 found = self._take_over({job_id: ti.id for job_id, ti in mine.items()})
-                not_adopted += [ti for job_id, ti in mine.items() if job_id not in found]
+                nobodys += [ti for job_id, ti in mine.items() if job_id not in found]
                 for job_id in mine:
                     del self._hand_over[job_id]
-        return not_adopted
+        return [ti for ti in nobodys if ti.state != TaskInstanceState.RUNNING]
 
     def revoke_task(self, *, ti: Any) -> None:
         """Called for task instances that are queued for long, which is no failure here: a site may be away overnight.

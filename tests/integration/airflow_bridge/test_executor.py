@@ -497,11 +497,11 @@ def test_a_connection_test_that_airflow_gave_up_is_revoked(
 # Adoption and revocation
 
 
-def as_orphan(workload: Any) -> Any:
+def as_orphan(workload: Any, *, state: str = "queued") -> Any:
     """What the scheduler passes: loaded in part, with nothing beyond these columns for free."""
     ti = workload.ti
     return SimpleNamespace(
-        id=ti.id, dag_id=ti.dag_id, task_id=ti.task_id, state="queued", external_executor_id=ti.external_executor_id
+        id=ti.id, dag_id=ti.dag_id, task_id=ti.task_id, state=state, external_executor_id=ti.external_executor_id
     )
 
 
@@ -582,6 +582,29 @@ def test_what_nobody_can_go_on_with_is_given_back(executor: EdgeControlExecutor)
     given_back = executor.try_adopt_task_instances(orphans)
     assert {ti.id for ti in given_back} == {ti.id for ti in orphans}
     assert not executor._hand_over
+
+
+def test_a_running_task_without_a_job_is_left_to_its_heartbeats(executor: EdgeControlExecutor) -> None:
+    # Given back, it would be started beside itself.
+    unknown, unassigned = task(map_index=1), task(map_index=2)
+    unassigned.ti.external_executor_id = None
+    orphans = [as_orphan(workload, state="running") for workload in (unknown, unassigned)]
+    assert executor.try_adopt_task_instances(orphans) == []
+
+
+def test_after_an_outage_what_was_not_written_is_queued_again_too(
+    executor: EdgeControlExecutor, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unwritten = task()
+    task_instances.add_run(unwritten)
+    task_instances.add(unwritten)
+    with monkeypatch.context() as patch:
+        break_store(patch, executor, "adopt", StoreAway("gone"))
+        assert executor.try_adopt_task_instances([as_orphan(unwritten)]) == []
+    let_time_pass(executor)
+    for _ in range(3):
+        assert turn(executor) == {}
+    assert rows.job(database, job_id(unwritten)).state == "queued"
 
 
 def test_with_the_database_away_all_counts_as_adopted_and_the_hand_over_is_repeated(
