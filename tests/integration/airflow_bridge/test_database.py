@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import threading
 import time
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from airflow_bridge.database import StoreAway
+from airflow_bridge.database import Connections, NoConnection, StoreAway
 from airflow_bridge.store import Store
 from tests.integration.airflow_bridge.rows import Database
 from tests.unit.airflow_bridge.builders import DISPATCHER
@@ -97,6 +99,81 @@ def test_a_server_that_falls_silent_is_given_up_within_the_deadline(relayed_stor
     assert relayed_store.held(dispatcher=DISPATCHER) == set()
 
 
+def test_a_resolver_that_hangs_costs_seconds_and_its_answer_is_used_when_it_comes(
+    postgres_url: str, relay: Relay, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, asked = threading.Event(), []
+    resolve = socket.getaddrinfo
+
+    def hanging(*args: Any, **kwargs: Any) -> Any:
+        asked.append(args[0])
+        answers.wait(60)
+        return resolve("127.0.0.1", *args[1:], **kwargs)
+
+    monkeypatch.setattr("psycopg._conninfo_attempts.socket.getaddrinfo", hanging)
+    store = Store(make_conninfo(postgres_url, host="db.example", port=relay.port, sslmode="disable"))
+    for _ in range(2):
+        with at_most(4), pytest.raises(NoConnection, match=r"within 2\.5 s"):
+            store.held(dispatcher=DISPATCHER)
+    answers.set()
+    assert store.held(dispatcher=DISPATCHER) == set()
+    store.close()
+    assert asked == ["db.example"]
+
+
+def test_a_connection_that_came_too_late_is_kept_for_the_next_caller_and_closed_in_the_end(
+    postgres_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_bridge.database._ATTEMPT_SECONDS", 0)
+    connections = Connections(postgres_url, limit=1)
+    with pytest.raises(NoConnection), connections.borrow():
+        pass
+    deadline = time.monotonic() + 20
+    while not connections._idle and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (late,) = connections._idle
+    with connections.borrow() as borrowed:
+        assert borrowed is late
+    connections.close()
+    assert late.closed
+
+
+def test_many_addresses_cost_no_more_than_one(postgres_url: str, relay: Relay) -> None:
+    relay.frozen.set()
+    url = make_conninfo(
+        postgres_url, host=",".join(["127.0.0.1"] * 4), port=",".join([str(relay.port)] * 4), sslmode="disable"
+    )
+    with at_most(4), pytest.raises(NoConnection), Connections(url, limit=1).borrow():
+        pass
+
+
+def test_a_process_with_many_open_files_uses_its_connection_again(postgres_url: str, database: Database) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    connections = Connections(postgres_url, limit=1)
+    try:
+        with connections.borrow() as first:
+            assert first.fileno() > 1023
+        with connections.borrow() as second:
+            assert second is first
+    finally:
+        connections.close()
+        for descriptor in others:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_an_idle_connection_that_the_server_ended_is_replaced(postgres_url: str, database: Database) -> None:
+    store = Store(postgres_url)
+    store.held(dispatcher=DISPATCHER)
+    database.execute(
+        "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE application_name = 'edgecontrol-airflow'"
+    )
+    assert store.held(dispatcher=DISPATCHER) == set()
+    store.close()
+
+
 def test_many_threads_share_few_connections(postgres_url: str, database: Database) -> None:
     store = Store(postgres_url, connections=3)
     most: list[int] = []
@@ -127,6 +204,19 @@ def test_a_reader_that_finds_all_connections_busy_is_told_so(postgres_url: str, 
         store.log_parts("a.log")
     assert store.log_parts("a.log") == []
     store.close()
+
+
+def test_the_deadlines_are_not_the_operators(postgres_url: str, database: Database) -> None:
+    url = make_conninfo(
+        postgres_url, connect_timeout=60, tcp_user_timeout=90000, options="-c statement_timeout=0", keepalives_idle=77
+    )
+    connections = Connections(url, limit=1)
+    with connections.borrow() as connection:
+        used = connection.info.get_parameters()
+        shown = connection.execute("SHOW statement_timeout").fetchall()
+    connections.close()
+    assert (used["connect_timeout"], used["tcp_user_timeout"], used["keepalives_idle"]) == ("2", "5000", "77")
+    assert shown[0].statement_timeout == "2s"
 
 
 def test_the_operators_own_options_in_the_url_are_kept(postgres_url: str, database: Database) -> None:

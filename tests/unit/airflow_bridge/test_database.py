@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import psycopg
 import pytest
 from psycopg import errors
@@ -7,6 +10,7 @@ from psycopg import errors
 from airflow_bridge.database import (
     Connections,
     DatabaseUrlMissing,
+    NoConnection,
     RowRefused,
     StoreAway,
     StoreNotReady,
@@ -36,6 +40,12 @@ def test_another_database_is_refused_without_its_password() -> None:
     assert "geheim" not in str(refused.value)
 
 
+class NotificationsFull(errors.ProgramLimitExceeded):
+    """As PostgreSQL 18 raises it at COMMIT while somebody listens and does not read."""
+
+    diag: Any = SimpleNamespace(message_primary="too many notifications in the NOTIFY queue", source_file="async.c")
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -46,6 +56,7 @@ def test_another_database_is_refused_without_its_password() -> None:
         (errors.UntranslatableCharacter("NUL"), RowRefused),
         (errors.ProgramLimitExceeded("index row too long"), RowRefused),
         (psycopg.DataError("NUL in a text"), RowRefused),
+        (NotificationsFull(), StoreAway),
         (errors.QueryCanceled("too slow"), StoreAway),
         (errors.DeadlockDetected("again"), StoreAway),
         (errors.DiskFull("full"), StoreAway),
@@ -76,10 +87,10 @@ def test_without_a_url_the_error_says_what_to_set() -> None:
 def test_a_refused_connection_is_told_as_away() -> None:
     connections = Connections("postgresql://nobody@127.0.0.1:1/none", limit=1)
     for _ in range(3):  # the permit comes back each time
-        with pytest.raises(StoreAway), connections.borrow():
+        with pytest.raises(NoConnection), connections.borrow():
             pass
 
 
 def test_an_unreadable_url_is_told_as_away() -> None:
-    with pytest.raises(StoreAway), Connections("nonsense", limit=1).borrow():
+    with pytest.raises(NoConnection), Connections("nonsense", limit=1).borrow():
         pass
