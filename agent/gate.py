@@ -17,8 +17,16 @@ IDLE_FRESH_SECONDS = 150.0
 class Gate:
     """Collects the reasons against taking work: no runner, Airflow away, starts that did not work, a full disk."""
 
-    def __init__(self, *, runner_ready: Callable[[], bool], execution_api: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        *,
+        runner_ready: Callable[[], bool],
+        execution_api: Callable[[], str],
+        disk: Callable[[], str] = lambda: "",
+    ) -> None:
         self._runner_ready = runner_ready
+        self._disk = disk
+        self._disk_in_doubt = False
         self._execution_api = execution_api
         self._lock = threading.Lock()
         self._checked_at = float("-inf")
@@ -36,6 +44,12 @@ class Gate:
         with self._lock:
             if now < self._braked_until:
                 return self._brake_reason
+            in_doubt = self._disk_in_doubt
+        # Tried out with a file of our own: trying with jobs would take them from machines that have room.
+        if in_doubt and (trouble := self._disk()):
+            return f"the state directory takes no job: {trouble}"
+        with self._lock:
+            self._disk_in_doubt = self._disk_in_doubt and not in_doubt
             busy = now - self._last_job_at < IDLE_FRESH_SECONDS
             fresh = FRESH_SECONDS if busy or self._unhealthy else IDLE_FRESH_SECONDS
             if now - self._checked_at < fresh:
@@ -50,11 +64,12 @@ class Gate:
             self._last_job_at = time.monotonic()
 
     def start_failed(self, reason: str) -> None:
-        """A start did not work here: pause before the next, longer each time, and ask Airflow anew."""
+        """A start did not work here: pause before the next, longer each time, and ask Airflow and the disk anew."""
         with self._lock:
             self._braked_until = time.monotonic() + self._brake.next_seconds()
             self._brake_reason = reason
             self._checked_at = float("-inf")
+            self._disk_in_doubt = True
 
     def start_worked(self) -> None:
         with self._lock:

@@ -45,21 +45,32 @@ class Intake:
 
     def take(self, offers: list[dict[str, Any]], *, reserved: int) -> None:
         """Hold what was offered, then have it confirmed. `reserved` slots go back once the jobs have theirs."""
+        jobs, homeless = [], []
         try:
-            jobs = [job for offer in offers if (job := self._write_down(offer)) is not None and self.held.add(job)]
+            for offer in offers:
+                try:
+                    job = self.spool.add(offer, settings=self.settings)
+                except OSError as error:
+                    reason = f"the state directory takes no job: {error.strerror or error}"
+                    self.gate.start_failed(reason)
+                    homeless.append((offer, reason))
+                except Exception as error:  # whatever it holds, the others of this answer are not to blame
+                    log.error("an offer makes no sense and is left to the control plane: %r", error)
+                else:
+                    jobs += [job] if self.held.add(job) else []
         finally:
             self.held.unreserve(reserved)
         self.confirm(jobs)
+        for offer, reason in homeless:
+            self._give_back(offer, reason)
 
-    def _write_down(self, offer: dict[str, Any]) -> Job | None:
+    def _give_back(self, offer: dict[str, Any], reason: str) -> None:
+        """Let somebody else have it at once. When nobody hears that, it goes back by itself: it is unconfirmed."""
+        report = {"attempt": offer["attempt"], "state": "not_started", "reason": reason}
         try:
-            return self.spool.add(offer, settings=self.settings)
-        except OSError as error:
-            # Not confirmed, so the control plane hands it to somebody else.
-            self.gate.start_failed(f"the state directory takes no job: {error.strerror or error}")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            log.error("an offer makes no sense and is left to the control plane: %r", error)
-        return None
+            self.client.report(str(offer["id"]), report)
+        except ApiError as error:
+            log.warning("job %s could not be given back: %s", offer["id"], error)
 
     def confirm(self, jobs: list[Job]) -> None:
         """Ask until the control plane has answered for all jobs, then order the start of the confirmed ones."""

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from agent import processes
-from agent.errors import NoAirflow
+from agent.errors import BadStateDir, NoAirflow
 from agent.gate import Gate
 from agent.held import Held
 from agent.jobs import Found, Job, read_json
@@ -23,6 +23,8 @@ LOOK_SECONDS = 1.0
 #: A confirmed job that no runner could be told to start for this long goes back to the control plane.
 START_SECONDS = 60.0
 KILLED_WAIT_SECONDS = 5.0
+#: What a result may say.
+RESULTS = frozenset({"success", "failed", "refused", "not_started"})
 
 
 class JobWatch:
@@ -77,6 +79,8 @@ class JobWatch:
         A job that has ended is left alone: its report may be what made the control plane call it gone, and if not, the
         answer to its report says so.
         """
+        if job.result is None and job.look() is Found.ENDED:
+            self._ended(job)
         if job.result is not None:
             return
         job.gone = job.gone or gone
@@ -88,7 +92,10 @@ class JobWatch:
         """Compare every job that has not ended with what the disk says of it."""
         self._looked_at = time.monotonic()
         for job in self.held.active():
-            self._look(job)
+            try:
+                self._look(job)
+            except Exception as error:  # one directory that cannot be read must not hide the others
+                log.error("job %s attempt %d cannot be looked at: %r", job.id, job.attempt, error)
 
     def take_over(self, job: Job) -> None:
         """Hold a job that an earlier agent process left behind; its start or its end follow by the usual looks."""
@@ -98,6 +105,9 @@ class JobWatch:
             self._ended(job)
         elif found is Found.DIED:
             self._died(job)
+        elif found is not Found.RUNNING and job.boot_id != self.boot_id:
+            self.held.forget(job)  # not accounted for, so the control plane gives it to somebody anew
+            return
         self.held.settle(job)  # it may have been done with, but for its directory
         log.info("job %s attempt %d is taken over: %s", job.id, job.attempt, found.value)
 
@@ -107,7 +117,7 @@ class JobWatch:
         self._reconnect_at = time.monotonic() + self._backoff.next_seconds()
         try:
             self.runner.connect()
-        except (RunnerAway, NoAirflow, OSError) as error:
+        except (RunnerAway, NoAirflow, BadStateDir, OSError) as error:
             log.error("%s", error)
         for job in self.held.active():
             job.ordered = (
@@ -161,10 +171,13 @@ class JobWatch:
         psutil.wait_procs(alive, timeout=KILLED_WAIT_SECONDS)
 
     def _ended(self, job: Job) -> None:
-        if job.stopping_at is not None:
-            self._kill(job)  # what outlived its supervisor
-        result = read_json(job.directory / "exit.json")
-        self._finish(job, result or {"state": "failed", "reason": "the result on disk cannot be read"})
+        result = read_json(job.directory / "exit.json") or {}
+        if result.get("state") not in RESULTS:
+            result = {"state": "failed", "reason": "the result on disk cannot be read"}
+        # What outlived its supervisor: when it was stopped, or failed itself before its task had an outcome.
+        if job.stopping_at is not None or (result["state"] == "failed" and not result.get("airflow_outcome")):
+            self._kill(job)
+        self._finish(job, result)
 
     def _died(self, job: Job, *, status: int | None = None) -> None:
         """Its supervisor is gone without a word: stop what it left behind, then say how it ended."""
@@ -176,7 +189,8 @@ class JobWatch:
             how = "when it was stopped"
         reason = f"the job's process on the machine ended {how}"
         state = "failed" if job.was_asked() or job.kind != "ExecuteTask" else "not_started"
-        job.note(reason)
+        if job.boot_id == self.boot_id:  # else the log is of a machine that may still write it: we may be its clone
+            job.note(reason)
         result = {"state": state, "exit_code": status, "airflow_outcome": "", "reason": reason}
         try:
             job.finish(result)
@@ -196,7 +210,8 @@ class JobWatch:
         else:
             self.gate.start_worked()
         log.info("job %s attempt %d ended: %s %s", job.id, job.attempt, result["state"], result.get("reason", ""))
-        if job.gone:
+        # What Airflow accepted is told in any case: the job may have been given up because nobody heard of it.
+        if job.gone and not result.get("airflow_outcome"):
             self.held.forget(job)
         else:
             self.held.ended(job, result)

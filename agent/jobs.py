@@ -9,7 +9,8 @@
     started        made once by the supervisor, so that an attempt never starts twice
     asked          the supervisor has begun to ask Airflow for the start
     log/           where Airflow writes the task's log;  output  what the supervisor itself printed
-    exit.json      what became of the job, written in one step
+    exit.reserved  room on the disk for exit.json, into which the supervisor writes it
+    exit.json      what became of the job, put there in one step
     shipped        how far the control plane has acknowledged the log
     reported       the control plane has accepted the final report
 """
@@ -35,6 +36,12 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+#: Set aside on the disk for the result of each job: more than any result has.
+RESULT_BYTES = 8 * 1024
+#: A disk with less than this takes no job: workloads are a few KB, and the job's log needs room too.
+PROBE_BYTES = 64 * 1024
 
 
 class Key(NamedTuple):
@@ -130,7 +137,12 @@ class Job:
         started = read_json(self.directory / "started")
         if started is None or self.boot_id != boot_id or not isinstance(started.get("pid"), int):
             return None
-        return Supervisor(pid=started["pid"], started_at=float(started.get("started_at", 0.0)))
+        ticks = started.get("ticks")
+        return Supervisor(
+            pid=started["pid"],
+            started_at=float(started.get("started_at", 0.0)),
+            ticks=ticks if isinstance(ticks, int) else None,
+        )
 
     def was_asked(self) -> bool:
         """Whether Airflow may have heard of the start."""
@@ -163,6 +175,7 @@ class Job:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result in place of a supervisor that could not."""
+        (self.directory / "exit.reserved").unlink(missing_ok=True)
         write(self.directory / "exit.json", json.dumps({**result, "finished_at": time.time()}).encode())
 
     def note(self, event: str) -> None:
@@ -210,6 +223,7 @@ class Spool:
             temporary.mkdir(mode=0o700)
             facts = {key: offer[key] for key in ("id", "attempt", "kind", "queue", "slots", "log_path")}
             try:
+                write(temporary / "exit.reserved", b" " * RESULT_BYTES, durable=False)
                 write(temporary / "workload.json", json.dumps(offer["workload"]).encode())
                 write(temporary / "job.json", json.dumps({**facts, **settings}).encode())
                 temporary.rename(directory)
@@ -221,6 +235,19 @@ class Spool:
         if job is None:
             raise OSError(f"{directory} cannot be read back")
         return job
+
+    def trouble(self) -> str:
+        """Why no job can be written down now; empty when one can. Writes as much as a job needs, and removes it."""
+        probe = self.folder / ".probe"
+        try:
+            write(probe, b" " * PROBE_BYTES)
+        except OSError as error:
+            return str(error.strerror or error)
+        finally:
+            for leftover in (probe, probe.with_name(".probe.tmp")):
+                with contextlib.suppress(OSError):
+                    leftover.unlink(missing_ok=True)
+        return ""
 
     def load(self) -> Iterator[Job]:
         """All jobs that an earlier agent process held. What cannot be read was never confirmed, and is removed."""

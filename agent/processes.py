@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -20,6 +21,8 @@ class Supervisor(NamedTuple):
 
     pid: int
     started_at: float
+    #: Clock ticks since the start of the machine, where the system counts them: nobody sets that clock.
+    ticks: int | None = None
 
 
 def of_job(name: str, *, supervisor: Supervisor | None) -> list[psutil.Process]:
@@ -71,10 +74,20 @@ def _is_stranger(supervisor: Supervisor) -> bool:
 
     A number is not given out again while a session bears it, so a stranger there also proves that the session is empty.
     """
+    if supervisor.ticks is not None and (ticks := start_ticks(supervisor.pid)) is not None:
+        return ticks != supervisor.ticks
     try:
         return bool(psutil.Process(supervisor.pid).create_time() > supervisor.started_at + CLOCK_SLACK_SECONDS)
     except psutil.Error:
         return False
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process began, in clock ticks since the start of the machine; None where that cannot be read."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _alive(process: psutil.Process) -> bool:

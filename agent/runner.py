@@ -15,6 +15,7 @@ import gc
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import random
@@ -70,6 +71,20 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
+def write_result(directory: Path, result: dict[str, Any]) -> None:
+    """Leave `exit.json`, in the space that the agent has set aside for it: a full disk must not undo a result."""
+    reserved = directory / "exit.reserved"
+    content = json.dumps(result).encode()
+    try:
+        with reserved.open("r+b") as file:
+            file.write(content.ljust(reserved.stat().st_size))
+            file.flush()
+            os.fsync(file.fileno())
+        reserved.replace(directory / "exit.json")
+    except FileNotFoundError:  # an older agent has none
+        write_json(directory / "exit.json", result)
+
+
 def take_lock(directory: Path, *, patience_seconds: float = 2.0) -> int | None:
     """Lock the job's directory for the life of this process; None when another living process has it.
 
@@ -102,8 +117,16 @@ def mark_started(directory: Path) -> bool:
     except FileExistsError:
         return False
     with os.fdopen(handle, "w") as file:
-        json.dump({"pid": os.getpid(), "started_at": time.time()}, file)
+        json.dump({"pid": os.getpid(), "started_at": time.time(), "ticks": start_ticks()}, file)
     return True
+
+
+def start_ticks() -> int | None:
+    """When this process began, by the one clock that nobody sets: clock ticks since the machine started."""
+    try:
+        return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def log_file(directory: Path, log_path: str) -> Path:
@@ -338,6 +361,7 @@ def set_up_airflow(*, directory: Path, hostname: str) -> None:
     supervisor.MAX_FAILED_HEARTBEATS = 1
     if hasattr(os, "pidfd_open"):
         notice_exits(supervisor)
+    survive_full_disks(supervisor)
     processors = sdk_log.logging_processors
     # Cached like the original, since Airflow clears that cache.
     sdk_log.logging_processors = functools.cache(lambda *args, **options: in_order(processors(*args, **options)))
@@ -363,6 +387,36 @@ def in_order(processors: tuple[Any, ...]) -> tuple[Any, ...]:
         return event
 
     return (*processors[:-1], never_back, processors[-1])
+
+
+def survive_full_disks(supervisor: Any) -> None:
+    """Let a log that cannot be written end no task: the SDK's supervisor dies of it beside its task (Airflow 3.3.2)."""
+    write = getattr(supervisor, "_log_to_target", None)
+    if write is None or hasattr(supervisor, "survives_full_disks"):
+        return
+    supervisor.survives_full_disks = True
+
+    def write_if_possible(*args: Any, **event: Any) -> None:
+        with contextlib.suppress(OSError):
+            write(*args, **event)
+
+    supervisor._log_to_target = write_if_possible
+
+
+class Forgiving(io.FileIO):
+    """A file that loses what cannot be written to it: where a disk is full, a `print` raises."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def forgiving(number: int) -> io.TextIOWrapper:
+    """This process's standard output or error, in a form that raises nothing."""
+    raw = Forgiving(number, "wb", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 class Exit:
@@ -481,11 +535,13 @@ def supervise(directory: Path) -> int:
     except BaseException as error:
         failure = error
         traceback.print_exc()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes too late, and would take the result with it
     result = outcome(delivery=delivery, exit_code=exit_code, error=failure)
     if result["state"] != "success" and not delivery.accepted:
         detail = "".join(traceback.format_exception(failure)) if failure is not None else ""
         append_line(log, level="error", event=result["reason"], **({"error_detail_text": detail} if detail else {}))
-    write_json(directory / "exit.json", result)
+    write_result(directory, result)
     return 0
 
 
@@ -729,6 +785,8 @@ def main() -> int:
     arguments = parser.parse_args()
     here = str(Path(__file__).resolve().parent)
     sys.path[:] = [entry for entry in sys.path if entry != here]
+    # Before Airflow is imported, whose loggers keep what they find.
+    sys.stdout, sys.stderr = forgiving(1), forgiving(2)
     if arguments.probe:
         print(json.dumps({"airflow_version": airflow_version(), "python": sys.version.split()[0]}))  # noqa: T201
     elif arguments.job:

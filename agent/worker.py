@@ -63,6 +63,7 @@ class Worker:
         self.gate = Gate(
             runner_ready=lambda: self.runner.ready,
             execution_api=self._execution_api,
+            disk=self.spool.trouble,
         )
         self.watch = JobWatch(
             runner=self.runner,
@@ -97,10 +98,14 @@ class Worker:
     # --- start
 
     def _take_over(self) -> set[Key]:
-        """Hold what an earlier process left. Returns what died with an earlier start of the machine."""
+        """Hold what an earlier process left. Returns what an earlier start of the machine took with it.
+
+        That is all but what lives or has ended, also jobs that were never started: this may be a clone of a machine
+        that has started them since.
+        """
         lost = set()
         for job in self.spool.load():
-            if job.boot_id != self.boot_id and job.look() is Found.DIED:
+            if job.boot_id != self.boot_id and job.look() not in (Found.RUNNING, Found.ENDED):
                 lost.add(job.key)
             self.watch.take_over(job)
         return lost

@@ -111,6 +111,39 @@ def test_a_job_that_was_done_with_but_for_its_directory_is_forgotten_at_the_next
     assert not job.directory.exists()
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": "odd"}', '{"state": null}'])
+def test_a_result_that_says_nothing_is_a_failure_with_a_reason(watch: JobWatch, add_job: Add, content: str) -> None:
+    job = confirmed(add_job())
+    (job.directory / "exit.json").write_text(content)
+    watch.look_at_all()
+    assert job.result == {"state": "failed", "reason": "the result on disk cannot be read"}
+
+
+def test_a_job_that_cannot_be_looked_at_hides_no_other(
+    watch: JobWatch, runner: Runner, add_job: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = confirmed(add_job()), confirmed(add_job())
+
+    def broken() -> None:
+        raise OSError("input/output error")
+
+    monkeypatch.setattr(bad, "look", broken)
+    watch.look_at_all()
+    assert runner.started == [good.name]
+
+
+def test_what_a_failed_supervisor_left_behind_is_stopped_before_its_job_is_reported(
+    watch: JobWatch, add_job: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = []
+    monkeypatch.setattr(watch, "_kill", lambda job: killed.append((job.id, job.result)))
+    failed, ended = confirmed(add_job()), confirmed(add_job())
+    (failed.directory / "exit.json").write_text('{"state": "failed", "airflow_outcome": ""}')
+    (ended.directory / "exit.json").write_text('{"state": "failed", "airflow_outcome": "failed"}')
+    watch.look_at_all()
+    assert killed == [(failed.id, None)]
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
