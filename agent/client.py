@@ -14,6 +14,7 @@ from uuid import UUID
 import requests
 
 from agent import __version__
+from agent.deadline import prompt_session
 from agent.errors import SessionReplaced
 from agent.retry import is_repeatable, retry_after_seconds
 
@@ -24,8 +25,23 @@ READ_SECONDS = 30.0
 #: A parked claim may take this much longer than its wait before the connection counts as dead.
 CLAIM_MARGIN_SECONDS = 15.0
 SAY_AGAIN_SECONDS = 60.0
+#: The code of an answer that is not the control plane's: a gateway's page, a captive portal, somebody else's JSON.
+NOT_OURS = "not_edgecontrol"
 #: So many requests in a row without an answer mean that nobody is there; fewer are bad luck on a bad line.
 MISSES_OF_SILENCE = 2
+
+
+#: What an answer to register, and to heartbeat, has at least.
+ORDERS = ("requested", "revision", "gone")
+REGISTERED = (
+    *ORDERS,
+    "name",
+    "heartbeat_seconds",
+    "claim_wait_seconds",
+    "outage_patience_seconds",
+    "execution_api_url",
+    "log_chunk_bytes",
+)
 
 
 class ApiError(Exception):
@@ -50,7 +66,8 @@ class ApiError(Exception):
 
     @property
     def repeatable(self) -> bool:
-        return is_repeatable(self.status)
+        """Whether the same request may succeed later. What somebody else answered is an outage, whatever it says."""
+        return self.code == NOT_OURS or is_repeatable(self.status)
 
 
 class Token(requests.auth.AuthBase):
@@ -113,36 +130,39 @@ class Client:
         self._idle: queue.LifoQueue[requests.Session] = queue.LifoQueue()
 
     def health(self) -> dict[str, Any]:
-        return self._call("GET", "health", authenticated=False)
+        return self._call("GET", "health", authenticated=False, keys=("status",))
 
     def enrol(self, body: dict[str, Any], *, read_seconds: float) -> dict[str, Any]:
         """Make the token known that this client has; the enrolment token in the body is what is checked.
 
         Not a matter of `contact`: nothing runs here yet that could wait for its return.
         """
-        return self._send("POST", "workers/enrol", authenticated=False, read_seconds=read_seconds, json=body)
+        keys = ("name",)
+        return self._send("POST", "workers/enrol", authenticated=False, read_seconds=read_seconds, keys=keys, json=body)
 
     def register(self, body: dict[str, Any]) -> dict[str, Any]:
-        return self._call("POST", "workers/register", json={**body, "session": self._session_id})
+        return self._call("POST", "workers/register", keys=REGISTERED, json={**body, "session": self._session_id})
 
     def heartbeat(self, body: dict[str, Any], *, read_seconds: float = READ_SECONDS) -> dict[str, Any]:
-        return self._call("POST", "workers/heartbeat", json=body, read_seconds=read_seconds)
+        return self._call("POST", "workers/heartbeat", keys=ORDERS, json=body, read_seconds=read_seconds)
 
     def claim(self, *, claim_id: str, free_slots: int, wait: float, revision: int) -> dict[str, Any]:
         body = {"claim_id": claim_id, "free_slots": free_slots, "wait": wait, "revision": revision}
-        return self._call("POST", "jobs/claim", json=body, read_seconds=wait + CLAIM_MARGIN_SECONDS)
+        keys = ("jobs", "heartbeat_due")
+        return self._call("POST", "jobs/claim", keys=keys, json=body, read_seconds=wait + CLAIM_MARGIN_SECONDS)
 
     def confirm(self, jobs: list[dict[str, Any]]) -> dict[str, Any]:
-        return self._call("POST", "jobs/confirm", json={"jobs": jobs})
+        return self._call("POST", "jobs/confirm", keys=("confirmed",), json={"jobs": jobs})
 
     def report(self, job_id: str, body: dict[str, Any]) -> dict[str, Any]:
-        return self._call("POST", f"jobs/{job_id}/report", json=body)
+        return self._call("POST", f"jobs/{job_id}/report", keys=("state",), json=body)
 
     def append_log(self, job_id: str, attempt: int, *, offset: int, data: bytes) -> int:
         """Append at the offset; returns how many bytes the server has now."""
         answer = self._call(
             "POST",
             f"logs/{job_id}/{attempt}",
+            keys=("size",),
             params={"offset": offset},
             data=data,
             headers={"Content-Type": "application/octet-stream"},
@@ -164,7 +184,7 @@ class Client:
         try:
             session = self._idle.get_nowait()
         except queue.Empty:
-            session = requests.Session()
+            session = prompt_session()
             session.headers["User-Agent"] = f"edgecontrol-agent/{__version__}"
         try:
             yield session
@@ -178,6 +198,7 @@ class Client:
         method: str,
         path: str,
         *,
+        keys: tuple[str, ...],
         authenticated: bool = True,
         read_seconds: float = READ_SECONDS,
         headers: dict[str, str] | None = None,
@@ -185,7 +206,13 @@ class Client:
     ) -> dict[str, Any]:
         try:
             answer = self._send(
-                method, path, authenticated=authenticated, read_seconds=read_seconds, headers=headers, **content
+                method,
+                path,
+                keys=keys,
+                authenticated=authenticated,
+                read_seconds=read_seconds,
+                headers=headers,
+                **content,
             )
         except ApiError as error:
             if error.code == "session_replaced":
@@ -204,6 +231,7 @@ class Client:
         method: str,
         path: str,
         *,
+        keys: tuple[str, ...],
         authenticated: bool,
         read_seconds: float,
         headers: dict[str, str] | None = None,
@@ -222,37 +250,33 @@ class Client:
                 )
         except requests.RequestException as error:
             raise ApiError(f"no answer from {self.url} ({describe(error)})", cause=error) from error
-        return read_answer(response, url=self.url)
+        return read_answer(response, url=self.url, keys=keys)
 
 
-def read_answer(response: requests.Response, *, url: str) -> dict[str, Any]:
-    """The JSON object of a success; an ApiError for everything else.
+def read_answer(response: requests.Response, *, url: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The JSON object of a success, which has these keys; an ApiError for everything else.
 
-    What is not JSON does not come from a control plane (a gateway's page, a captive portal): a success of that kind is
-    no answer, and is worth repeating.
+    A refusal of a control plane has a code and a detail. What has neither these nor those comes from somebody else, a
+    gateway without a backend for instance: no job is given up for it.
     """
     try:
         body = response.json()
     except ValueError:
         body = None
-    ours = isinstance(body, dict)
-    retry_after = retry_after_seconds(response.headers.get("Retry-After"))
-    if response.status_code == 200 and ours:
+    answer = body if isinstance(body, dict) else {}
+    retry_after = retry_after_seconds(response.headers.get("Retry-After"), date=response.headers.get("Date"))
+    if response.status_code == 200 and all(key in answer for key in keys):
         if retry_after is not None:
-            body["retry_after_seconds"] = retry_after
-        return dict(body)
-    if response.status_code < 400:
-        text = f"{url} answers {response.status_code}, but not as an EdgeControl control plane does"
-        raise ApiError(text, code="not_edgecontrol")
-    code = str(body.get("code", "")) if ours else ""
-    detail = (
-        " ".join(str(body.get("detail", "")).split())[:300] if ours else "(not as an EdgeControl control plane does)"
-    )
+            answer["retry_after_seconds"] = retry_after
+        return answer
+    code, detail = answer.get("code"), answer.get("detail")
+    ours = response.status_code >= 400 and bool(code) and isinstance(code, str) and isinstance(detail, str)
+    said = f"{code} {' '.join(str(detail).split())[:300]}" if ours else "(not as an EdgeControl control plane does)"
     raise ApiError(
-        f"{url} answers {response.status_code} {code} {detail}".strip(),
+        f"{url} answers {response.status_code} {said}",
         status=response.status_code,
-        code=code,
-        body=body if ours else None,
+        code=str(code) if ours else NOT_OURS,
+        body=answer if ours else None,
         retry_after=retry_after,
     )
 

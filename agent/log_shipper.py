@@ -78,7 +78,7 @@ class LogShipper:
 
     def _refused(self, job: Job, error: ApiError, *, sent: int) -> bool:
         """What follows from a refusal; True when the next chunk may follow at once. Raises what is worth a pause."""
-        if error.code in FINAL_CODES or error.status == 404:
+        if error.code in FINAL_CODES:
             log.info("the log of job %s attempt %d ends at the control plane: %s", job.id, job.attempt, error.code)
             self._done(job)
             return False

@@ -15,7 +15,7 @@ import requests
 from agent.client import ApiError, Client
 from agent.errors import AgentError, BadConfig, BadToken, NameTaken, Outdated, Unreachable, WrongUrl
 from agent.jobs import read_json, write
-from agent.retry import Backoff
+from agent.retry import Backoff, is_repeatable
 
 log = logging.getLogger("agent")
 
@@ -88,11 +88,9 @@ def why_not(error: ApiError, *, url: str, name: str | None, known: bool) -> Agen
         return BadConfig(f"{url} does not accept the registration: {detail}")
     if known:
         return None
-    if error.code == "not_edgecontrol" or (
-        error.status is not None and 400 <= error.status < 500 and not error.repeatable
-    ):
+    if error.status is not None and not is_repeatable(error.status):
         return WrongUrl(
-            f"{url} answers, but is not an EdgeControl control plane ({error.status or 'no JSON'}): check --url, "
+            f"{url} answers, but is not an EdgeControl control plane ({error.status}): check --url, "
             "which is the address without /api/v1/edge"
         )
     if error.status is None:

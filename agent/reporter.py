@@ -67,7 +67,7 @@ class Reporter:
         self.held.told(job)
 
     def _refused(self, job: Job, error: ApiError) -> None:
-        if error.code == "stale_attempt" or error.status == 404:
+        if error.code == "stale_attempt":
             log.warning("job %s attempt %d is no longer ours; its report was refused", job.id, job.attempt)
             self.held.forget(job)
             return

@@ -368,7 +368,7 @@ def test_an_address_that_is_no_control_plane(plane: ControlPlane, start_enrol: E
 def test_somebody_who_answers_everything_with_success(plane: ControlPlane, start_enrol: Enrol) -> None:
     plane.enrol = lambda body: {"hello": "world"}  # type: ignore[method-assign]
     enrolling = start_enrol(given=plane.invite())
-    assert_ends(enrolling, code=3, says="not as an EdgeControl control plane does")
+    assert_ends(enrolling, code=3, says="is not an EdgeControl control plane")
     assert not enrolling.token_file.exists()
 
 

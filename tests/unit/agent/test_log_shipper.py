@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.client import ApiError
+from agent.client import NOT_OURS, ApiError
 from agent.held import Held
 from agent.jobs import Job, read_job
 from agent.log_shipper import SMALLEST_CHUNK, LogShipper
@@ -125,7 +125,7 @@ def test_the_smallest_chunk_refused_ends_the_log_and_not_the_job(
     assert job in held.all()
 
 
-@pytest.mark.parametrize(("status", "code"), [(413, "log_full"), (409, "stale_attempt"), (404, "not_found")])
+@pytest.mark.parametrize(("status", "code"), [(413, "log_full"), (409, "stale_attempt")])
 def test_what_nobody_wants_is_shipped_no_further(
     shipper: LogShipper, plane: Plane, add_job: Add, status: int, code: str
 ) -> None:
@@ -135,6 +135,20 @@ def test_what_nobody_wants_is_shipped_no_further(
     run(shipper)
     assert job.log_done
     assert len(plane.said("log")) == 1
+
+
+@pytest.mark.parametrize("code", [NOT_OURS, "not_found"])
+def test_an_address_that_is_not_there_now_ends_no_log(
+    shipper: LogShipper, plane: Plane, add_job: Add, code: str
+) -> None:
+    job = add_job()
+    write_log(job, b"abc")
+    plane.answers["log"] = [refusal(404, code)]
+    run(shipper)
+    assert not job.log_done
+    job.ship_after = 0.0
+    run(shipper)
+    assert plane.log == b"abc"
 
 
 def test_one_bad_log_does_not_hold_up_another(shipper: LogShipper, plane: Plane, add_job: Add) -> None:

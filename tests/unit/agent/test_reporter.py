@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.client import ApiError
+from agent.client import NOT_OURS, ApiError
 from agent.held import Held
 from agent.jobs import Job
 from agent.reporter import FLUSH_SECONDS, Reporter
@@ -62,6 +62,20 @@ def test_the_log_has_a_few_seconds_and_no_more(reporter: Reporter, plane: Plane,
 def test_a_stale_report_makes_the_agent_forget(reporter: Reporter, plane: Plane, held: Held, add_job: Add) -> None:
     end(held, add_job())
     plane.answers["report"] = [refusal(409, "stale_attempt")]
+    reporter.step()
+    assert held.all() == []
+
+
+@pytest.mark.parametrize("code", [NOT_OURS, "not_found"])
+def test_an_address_that_is_not_there_now_loses_no_report(
+    reporter: Reporter, plane: Plane, held: Held, add_job: Add, code: str
+) -> None:
+    job = add_job()
+    end(held, job)
+    plane.answers["report"] = [refusal(404, code)]
+    reporter.step()
+    assert held.all() == [job]
+    job.report_after = 0.0
     reporter.step()
     assert held.all() == []
 

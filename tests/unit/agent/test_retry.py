@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime
 
 import pytest
 
 from agent.retry import RETRY_AFTER_LIMIT_SECONDS, Backoff, is_repeatable, retry_after_seconds
 
-NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+DATE = "Sun, 22 Nov 2026 12:00:00 GMT"
 
 
 @pytest.mark.parametrize("status", [None, 408, 425, 429, 500, 502, 503, 504])
@@ -37,7 +36,7 @@ def test_what_will_not_pass_is_final(status: int) -> None:
     ],
 )
 def test_retry_after_is_read_as_seconds_or_as_a_date(header: str | None, seconds: float | None) -> None:
-    assert retry_after_seconds(header, now=NOW) == seconds
+    assert retry_after_seconds(header, date=DATE) == seconds
 
 
 def test_waits_grow_to_their_limit_and_start_anew() -> None:
@@ -51,6 +50,15 @@ def test_waits_grow_to_their_limit_and_start_anew() -> None:
 
 def test_a_wait_is_never_shorter_than_the_server_asked_for() -> None:
     assert Backoff().next_seconds(retry_after=12.0) >= 12.0
+
+
+def test_a_server_cannot_ask_for_a_longer_wait_than_its_caller_can_afford() -> None:
+    assert Backoff(obey_seconds=30.0).next_seconds(retry_after=300.0) <= 33.0
+
+
+@pytest.mark.parametrize("date", [None, "soon"])
+def test_without_a_date_of_its_own_an_answer_is_from_now(date: str | None) -> None:
+    assert retry_after_seconds("Sun, 22 Nov 1998 12:00:30 GMT", date=date) == 0.0
 
 
 def test_agents_that_failed_together_do_not_come_back_together() -> None:
