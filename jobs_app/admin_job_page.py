@@ -21,7 +21,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from jobs_app import admin_job_words as words
-from jobs_app import waiting
+from jobs_app import logs, waiting
 from jobs_app.admin_job_list import SEE_QUEUES, SEE_WORKERS, link
 from jobs_app.models import Job, LogChunk
 from jobs_app.states import FINAL, JobState
@@ -88,6 +88,7 @@ class JobPage(OperationsAdmin):
             "process": words.process(job) or admin_words.NOTHING,
             "logs": _logs(job),
             "no_log": job.state in FINAL and not job.attempt,
+            "log_missing": logs.missing(job),
             "as_of": f"{now:%H:%M:%S} UTC",
         }
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from uuid import UUID
 
-from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
@@ -92,7 +91,7 @@ class LogView(admin.ModelAdmin):  # type: ignore[type-arg]
                 # Bytes may have come since it was measured.
                 "Log-Size": str(max(extent.size, offset + len(part) if part else 0)),
                 "Log-Complete": str(extent.complete).lower(),
-                "Log-Note": note(job, attempt, extent),
+                "Log-Note": note(job, attempt, extent).encode("ascii", "replace").decode(),
                 "Job-State": job.state,
                 "Job-Attempt": str(job.attempt),
             },
@@ -121,8 +120,7 @@ class LogView(admin.ModelAdmin):  # type: ignore[type-arg]
         # A job that nobody has had yet has the page of its first attempt already.
         if job is None or attempt > max(job.attempt, 1):
             raise Http404
-        ours = settings.EDGECONTROL
-        extent = logs.extent(job, attempt=attempt, cap_bytes=ours.log_cap_bytes, chunk_bytes=ours.log_chunk_bytes)
+        extent = logs.extent(job, attempt=attempt)
         if attempt == 0 and not extent.size:
             raise Http404
         if attempt > job.attempt:
@@ -131,17 +129,13 @@ class LogView(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 def note(job: Job, attempt: int, extent: logs.Extent) -> str:
-    """What is to be said of a log that is empty, waited for or cut; nothing of one that speaks for itself.
-
-    ASCII, since it also travels in a header.
-    """
+    """What is to be said of a log that is empty, waited for or cut; nothing of one that speaks for itself."""
     if attempt == 0:
         return "This is what Airflow's own side wrote."
+    if attempt == job.attempt and (missing := " ".join(logs.missing(job).split())):
+        return missing
     if not extent.size:
         return _why_empty(job, attempt, complete=extent.complete)
-    told = job.log_final_size if attempt == job.attempt else None
-    if extent.complete and told is not None and told > extent.size:
-        return "The log has reached the size that is kept here; the rest stays on the worker host."
     if not extent.complete and job.state in FINAL:
         return "The job has ended; the rest of its log has not come from the worker host yet."
     return "" if extent.complete else _of_silent_worker(job)
@@ -177,7 +171,7 @@ def _attempts(job: Job, shown: int) -> list[int]:
     """The attempts that have a page: the latest ones, the one that is looked at, and what Airflow's side wrote."""
     last = max(job.attempt, 1)
     numbers = {shown, *range(max(1, last - _MOST_ATTEMPTS + 1), last + 1)}
-    if logs.extent(job, attempt=0, cap_bytes=0, chunk_bytes=0).size:
+    if logs.extent(job, attempt=0).size:
         numbers.add(0)
     return sorted(numbers)
 

@@ -13,7 +13,6 @@ from typing import Any, Protocol, cast
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -234,6 +233,21 @@ class RegisterView(AgentView):
         )
 
 
+class Reason(serializers.CharField):
+    """Text for people, made storable rather than refused: no report is lost for its wording."""
+
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        if isinstance(data, str):
+            data = data.replace("\0", "\ufffd").encode(errors="replace").decode()[:4000]
+        return super().run_validation(data)
+
+
+class LogTroubleSerializer(PairSerializer):
+    """Of a log that does not get through."""
+
+    trouble = Reason(allow_blank=True, help_text="Why, for people; empty: it does again.")
+
+
 class HeartbeatSerializer(serializers.Serializer[Any]):
     reported = serializers.ChoiceField(choices=[word.value for word in Reported])
     jobs_active = integer()
@@ -241,6 +255,7 @@ class HeartbeatSerializer(serializers.Serializer[Any]):
     queues = queue_names()
     sysinfo = SystemFigures(allow_null=True, help_text="null: unchanged.")
     held = PairSerializer(many=True)
+    log_troubles = LogTroubleSerializer(many=True, required=False, help_text="What has changed of it.")
 
 
 class HeartbeatView(AgentView):
@@ -257,6 +272,10 @@ class HeartbeatView(AgentView):
             queues=said["queues"],
             concurrency=said["concurrency"],
             sysinfo=said["sysinfo"],
+        )
+        logs.note_troubles(
+            worker_id=worker.pk,
+            troubles=[(one["id"], one["attempt"], one["trouble"]) for one in said.get("log_troubles", [])],
         )
         return Response(orders(worker, held=said["held"]))
 
@@ -343,15 +362,6 @@ class ConfirmView(AgentView):
         )
 
 
-class Reason(serializers.CharField):
-    """Text for people, made storable rather than refused: no report is lost for its wording."""
-
-    def run_validation(self, data: Any = serializers.empty) -> Any:
-        if isinstance(data, str):
-            data = data.replace("\0", "\ufffd").encode(errors="replace").decode()[:4000]
-        return super().run_validation(data)
-
-
 class ReportSerializer(serializers.Serializer[Any]):
     attempt = integer(least=1)
     state = serializers.ChoiceField(choices=[state.value for state in ReportState])
@@ -365,6 +375,9 @@ class ReportSerializer(serializers.Serializer[Any]):
     reason = Reason(allow_blank=True, required=False)
     log_size = integer(most=2**63 - 1, required=False)
     log_sha256 = serializers.RegexField(r"^[0-9a-f]{64}$", allow_blank=True, required=False)
+    log_trouble = Reason(
+        allow_blank=True, required=False, help_text="Why the rest of the log has not been sent yet, for people."
+    )
 
 
 class ReportAnswerSerializer(serializers.Serializer[Any]):
@@ -415,13 +428,12 @@ class AppendLogView(AgentView):
         offset = request.query_params.get("offset", "")
         if not (offset.isascii() and offset.isdigit() and len(offset) < 19):
             raise exceptions.ValidationError({"offset": "The byte at which this chunk begins, in decimal digits."})
-        with transaction.atomic():
-            size = logs.append(
-                worker_id=self.worker(request).pk,
-                job_id=job_id,
-                attempt=attempt,
-                offset=int(offset),
-                data=cast(bytes, request.data),
-                cap_bytes=settings.EDGECONTROL.log_cap_bytes,
-            )
+        size = logs.append(
+            worker_id=self.worker(request).pk,
+            job_id=job_id,
+            attempt=attempt,
+            offset=int(offset),
+            data=cast(bytes, request.data or b""),
+            cap_bytes=settings.EDGECONTROL.log_cap_bytes,
+        )
         return Response({"size": size})

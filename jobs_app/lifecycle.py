@@ -67,6 +67,8 @@ class Report:
     reason: str = ""
     log_size: int = 0
     log_sha256: str = ""
+    #: Why the rest of the log has not been sent yet.
+    log_trouble: str = ""
 
 
 def claim(*, worker: Worker, claim_id: UUID, free_slots: int, revision: int, first: bool) -> Claim:
@@ -109,7 +111,8 @@ def _hand_out(job_ids: Sequence[UUID], *, worker_id: int, claim_id: UUID) -> lis
     jobs = Job.objects.raw(
         """
         UPDATE job SET state = 'claimed', attempt = attempt + 1, worker_id = %s, claim_id = %s,
-               claimed_at = now(), started_at = NULL, missed_heartbeats = 0, log_size = 0, reason = ''
+               claimed_at = now(), started_at = NULL, missed_heartbeats = 0, reason = '',
+               log_size = 0, log_full = false, log_trouble = ''
          WHERE id = ANY (%s) AND coalesce(state, '') = 'queued' RETURNING *
         """,
         [worker_id, claim_id, list(job_ids)],
@@ -149,6 +152,7 @@ def report(*, worker_id: int, job_id: UUID, report: Report) -> JobState:
         airflow_outcome=report.airflow_outcome,
         log_final_size=report.log_size,
         log_sha256=report.log_sha256,
+        log_trouble=report.log_trouble,
     )
     # The state itself is accepted, so that a report whose answer was lost can be repeated.
     if not written and not mine.filter(state=state).exists():

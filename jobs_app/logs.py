@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -14,6 +14,9 @@ from jobs_app.models import Job, LogChunk
 from jobs_app.states import FINAL
 from workers_app.errors import Refusal
 
+#: As many as its column can count.
+_MOST_ATTEMPTS = 2**31 - 1
+
 
 class WrongOffset(Refusal):
     """The log has another size here; go on from there."""
@@ -22,7 +25,7 @@ class WrongOffset(Refusal):
 
 
 class LogFull(Refusal):
-    """The log has reached the size that is kept here; the rest stays on the edge machine."""
+    """The log has reached the size that is kept here; the rest is not kept."""
 
     code = "log_full"
 
@@ -31,37 +34,72 @@ def append(*, worker_id: int, job_id: UUID, attempt: int, offset: int, data: byt
     """Store `data` at `offset` of this attempt's log and return the log's size in bytes.
 
     Bytes that are known already change nothing. Only the attempt's holder may append, also after the
-    job's end. Raises StaleAttempt, WrongOffset with the `size` to go on from, or LogFull.
+    job's end. What fits below the cap is stored; whoever sends more is told that the log is full.
+    Raises StaleAttempt, WrongOffset with the `size` to go on from, or LogFull.
     """
     end = offset + len(data)
-    if end <= cap_bytes and data and _extend(worker_id, job_id, attempt, offset, data):
-        return end
-    size = (
-        Job.objects.filter(pk=job_id, attempt=attempt, worker_id=worker_id).values_list("log_size", flat=True).first()
-    )
+    fits = data[: max(0, cap_bytes - offset)]
+    mine = Job.objects.filter(pk=job_id, attempt=attempt, worker_id=worker_id)
+    if attempt > _MOST_ATTEMPTS:
+        raise StaleAttempt
+    if fits and _extend(worker_id, job_id, attempt, offset, fits, full=end >= cap_bytes):
+        return offset + len(fits)
+    size = mine.values_list("log_size", flat=True).first()
     if size is None:
         raise StaleAttempt
     if offset <= size and end <= size:
         return size
-    if end > cap_bytes:
-        raise LogFull(f"The log has {size} bytes here and may have {cap_bytes}; the rest stays on the edge machine.")
+    if size >= cap_bytes:
+        mine.filter(log_full=False).update(log_full=True)  # the cap was higher when its bytes came
+        raise LogFull(f"The log has {size} bytes here and may have {cap_bytes}; the rest is not kept.")
     raise WrongOffset(f"The log has {size} bytes here; go on from there.", size=size)
 
 
-def _extend(worker_id: int, job_id: UUID, attempt: int, offset: int, data: bytes) -> bool:
+def _extend(worker_id: int, job_id: UUID, attempt: int, offset: int, data: bytes, *, full: bool) -> bool:
     """Grow the log if it ends exactly at `offset`. One statement: two appends of the same bytes cannot both win."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
             WITH grown AS (
-                UPDATE job SET log_size = %s
+                UPDATE job SET log_size = %s, log_full = %s, log_trouble = ''
                  WHERE id = %s AND attempt = %s AND worker_id = %s AND log_size = %s RETURNING id
             )
             INSERT INTO log_chunk (job_id, attempt, "offset", data) SELECT id, %s, %s, %s FROM grown
             """,
-            [offset + len(data), job_id, attempt, worker_id, offset, attempt, offset, data],
+            [offset + len(data), full, job_id, attempt, worker_id, offset, attempt, offset, data],
         )
         return bool(cursor.rowcount)
+
+
+def note_troubles(*, worker_id: int, troubles: Sequence[tuple[UUID, int, str]]) -> None:
+    """Keep what a machine says of logs that it cannot send on: (job, attempt, why), an empty text when it can again."""
+    if not troubles:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE job SET log_trouble = said.trouble
+              FROM unnest(%s::uuid[], %s::int[], %s::text[]) AS said (id, attempt, trouble)
+             WHERE job.id = said.id AND job.attempt = said.attempt AND worker_id = %s
+            """,
+            [*map(list, zip(*troubles, strict=True)), worker_id],
+        )
+
+
+def missing(job: Job) -> str:
+    """Why what is stored of the newest attempt's log is not all of it, for people; empty when nothing is amiss."""
+    told = job.log_final_size
+    if told is not None and job.log_size >= told:
+        return ""
+    if job.log_full:
+        return f"The log has reached the size that is kept here, {job.log_size:,} bytes; the rest is not kept."
+    if job.log_trouble and job.worker_id is not None:
+        part = "The rest of the log" if job.log_size else "The log"
+        return f"{part} is not here; its worker host says: {job.log_trouble}"
+    if told is None:
+        return ""
+    part = "the rest of its log" if job.log_size else "its log"
+    return f"The job has ended; {part} has not come from the worker host yet."
 
 
 def read(*, job_id: UUID, attempt: int, offset: int = 0) -> Iterator[bytes]:
@@ -83,7 +121,7 @@ class Extent:
     complete: bool
 
 
-def extent(job: Job, *, attempt: int, cap_bytes: int, chunk_bytes: int) -> Extent:
+def extent(job: Job, *, attempt: int) -> Extent:
     """What is stored of this attempt's log, as of when `job` was read."""
     chunks = LogChunk.objects.filter(job_id=job.pk, attempt=attempt).order_by("-offset")
     last = chunks.values_list("offset", Length("data")).first()
@@ -94,6 +132,4 @@ def extent(job: Job, *, attempt: int, cap_bytes: int, chunk_bytes: int) -> Exten
         # Its holder may append no more.
         return Extent(size, True)
     told = job.log_final_size
-    # Of a log beyond the cap, the first chunk that does not fit is the end.
-    full = told is not None and told > cap_bytes and size > cap_bytes - chunk_bytes
-    return Extent(size, told is not None and (size >= told or full))
+    return Extent(size, job.log_full or (told is not None and size >= told))

@@ -111,6 +111,10 @@ class Job(models.Model):
     log_size = models.BigIntegerField(db_default=0)
     log_final_size = models.BigIntegerField(null=True, blank=True)
     log_sha256 = models.TextField(db_default="", blank=True)
+    #: It has reached the size that is kept here: what is stored is its beginning.
+    log_full = models.BooleanField(db_default=False)
+    #: Why its machine cannot send it on, in that machine's words; empty as soon as something arrives.
+    log_trouble = models.TextField(db_default="", blank=True)
     dispatcher = models.UUIDField(null=True, blank=True)
     told_at = models.DateTimeField(null=True, blank=True)
 

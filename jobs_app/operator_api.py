@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.db.models import Count, QuerySet, Sum
 from django.http import Http404, HttpResponse
 from django_filters import rest_framework as filters
@@ -65,6 +64,9 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     worker = workers.WorkerNameSerializer(allow_null=True, help_text="Who holds it, or held it last.")
     waits_because = serializers.SerializerMethodField(help_text="Only of a queued job: why nobody has taken it.")
     logs = serializers.SerializerMethodField(help_text="One of each attempt.")
+    log_missing = serializers.SerializerMethodField(
+        help_text="Why what is stored of its newest log is not all of it; empty when nothing is amiss."
+    )
 
     class Meta:
         model = Job
@@ -99,6 +101,7 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "log_size",
             "log_final_size",
             "log_sha256",
+            "log_missing",
             "logs",
             "dispatcher",
             "told_at",
@@ -107,6 +110,9 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     def get_waits_because(self, job: Job) -> str | None:
         reason: str | None = self.context["because"].get(job.pk)
         return reason
+
+    def get_log_missing(self, job: Job) -> str:
+        return logs.missing(job)
 
     @extend_schema_field(LogSerializer(many=True))
     def get_logs(self, job: Job) -> list[dict[str, Any]]:
@@ -263,8 +269,7 @@ class JobViewSet(OperationViewSet):
         job, number = self.found(Job.objects.defer("workload", "token")), int(attempt)
         offset = whole_number(request, "offset", default=0)
         limit = whole_number(request, "limit", default=LOG_PART_BYTES, least=1, most=LOG_PART_BYTES)
-        ours = settings.EDGECONTROL
-        extent = logs.extent(job, attempt=number, cap_bytes=ours.log_cap_bytes, chunk_bytes=ours.log_chunk_bytes)
+        extent = logs.extent(job, attempt=number)
         if number > job.attempt or (number == 0 and not extent.size):
             raise Http404
         part = bytearray()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings
 from django.contrib.staticfiles import finders
 from django.db import connection
 from django.test import Client
@@ -212,8 +211,8 @@ class TestWords:
         assert note(ops, job) == "The job has ended; its log has not come yet."
         change(job, log_final_size=0)
         assert note(ops, job) == "The job ended without a log."
-        change(job, log_final_size=9)
         write(job, b"hello")
+        change(job, log_final_size=9, log_size=5)
         assert note(ops, job) == "The job has ended; the rest of its log has not come from the worker host yet."
         change(job, log_final_size=5)
         assert note(ops, job) == ""
@@ -224,14 +223,19 @@ class TestWords:
         change(job, state="queued", worker=None)
         assert "handed out again" in note(ops, job, 2)
 
-    def test_of_a_log_that_is_larger_than_what_is_kept(
-        self, ops: Client, make_worker: Make, make_job: Make, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        job = make_job(state="success", attempt=1, worker=make_worker(), log_final_size=9000)
+    def test_of_a_log_that_is_larger_than_what_is_kept(self, ops: Client, make_worker: Make, make_job: Make) -> None:
+        job = make_job(state="success", attempt=1, worker=make_worker(), log_final_size=9000, log_full=True)
         write(job, b"x" * 950)
-        monkeypatch.setattr(settings.EDGECONTROL, "log_chunk_bytes", 100)
-        monkeypatch.setattr(settings.EDGECONTROL, "log_cap_bytes", 1000)
-        assert note(ops, job) == "The log has reached the size that is kept here; the rest stays on the worker host."
+        change(job, log_size=950)
+        assert note(ops, job) == "The log has reached the size that is kept here, 950 bytes; the rest is not kept."
+        assert tail(ops, job)["Log-Complete"] == "true"
+
+    def test_of_a_log_that_does_not_get_through(self, ops: Client, job: Job) -> None:
+        change(job, log_trouble="https://edge.example.com answers 503\n\u2026")
+        said = "The log is not here; its worker host says: https://edge.example.com answers 503"
+        assert tail(ops, job)["Log-Note"] == f"{said} ?", "what an agent says must fit into a header"
+        assert f"{said} \u2026" in good(ops.get(address(job))).content.decode()
+        assert f"{said}" in good(ops.get(f"/admin/jobs_app/job/{job.pk}/change/")).content.decode()
 
     def test_of_what_airflow_wrote(self, ops: Client, job: Job) -> None:
         write(job, b"no executor", attempt=0)

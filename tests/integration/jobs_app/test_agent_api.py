@@ -314,6 +314,18 @@ class TestHeartbeat:
         with django_assert_num_queries(3):
             good(caller.heartbeat(held=held))
 
+    def test_it_brings_what_has_become_of_logs_that_do_not_get_through(self, agent: Make, make_job: Make) -> None:
+        caller = agent()
+        stuck, moving = (make_job(worker=caller.worker, log_trouble=said) for said in ("", "answers 503"))
+        entries = [
+            {"id": str(stuck.pk), "attempt": 1, "trouble": "answers 403\0"},
+            {"id": str(moving.pk), "attempt": 1, "trouble": ""},
+        ]
+        good(caller.heartbeat(log_troubles=entries))
+        for job in (stuck, moving):
+            job.refresh_from_db()
+        assert (stuck.log_trouble, moving.log_trouble) == ("answers 403\ufffd", "")
+
 
 class TestClaim:
     def test_a_job_arrives_with_its_workload_and_its_token_put_back(self, agent: Make, make_job: Make) -> None:

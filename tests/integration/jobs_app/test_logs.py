@@ -69,18 +69,73 @@ def test_an_empty_append_asks_for_the_size(job: Job) -> None:
     assert append(job, b"", offset=5) == 5
 
 
-def test_the_cap_refuses_the_chunk_that_would_exceed_it_and_leaves_the_job_alone(job: Job) -> None:
-    assert append(job, b"x" * CAP) == CAP
-    with pytest.raises(logs.LogFull):
-        append(job, b"y", offset=CAP)
-    assert append(job, b"x" * CAP) == CAP, "what is known already may be repeated at the cap, too"
+def test_what_fits_below_the_cap_is_kept_and_the_rest_is_refused(job: Job) -> None:
+    assert append(job, b"x" * (CAP - 1)) == CAP - 1
+    assert append(job, b"yz", offset=CAP - 1) == CAP
+    for offset, data in ((CAP - 1, b"yz"), (CAP, b"z")):
+        with pytest.raises(logs.LogFull):
+            append(job, data, offset=offset)
+    assert append(job, b"x" * (CAP - 1)) == CAP, "what is known already may be repeated at the cap, too"
+    assert stored(job) == b"x" * (CAP - 1) + b"y"
     job.refresh_from_db()
-    assert (job.state, job.log_size) == ("running", CAP)
+    assert (job.state, job.log_size, job.log_full) == ("running", CAP, True)
     assert lifecycle.report(
         worker_id=job.worker_id,
         job_id=job.pk,
         report=lifecycle.Report(attempt=1, state=lifecycle.ReportState.SUCCESS, log_size=CAP + 1),
     )
+
+
+def test_a_gap_is_a_wrong_offset_also_beyond_the_cap(job: Job) -> None:
+    append(job, b"x" * 10)
+    with pytest.raises(logs.WrongOffset):
+        append(job, b"y" * CAP, offset=20)
+
+
+def test_a_log_that_is_full_stays_so_when_the_cap_was_lowered(job: Job) -> None:
+    append(job, b"x" * 10)
+    with pytest.raises(logs.LogFull):
+        logs.append(worker_id=job.worker_id, job_id=job.pk, attempt=1, offset=10, data=b"y", cap_bytes=5)
+    job.refresh_from_db()
+    assert job.log_full
+
+
+class TestWhatIsMissing:
+    """Said wherever a job is shown; see also the bridge's half of it."""
+
+    def of(self, job: Job, **columns: Any) -> str:
+        Job.objects.filter(pk=job.pk).update(**columns)
+        job.refresh_from_db()
+        return logs.missing(job)
+
+    def test_nothing_of_a_job_that_runs_well_or_whose_log_is_all_here(self, job: Job) -> None:
+        assert self.of(job) == ""
+        assert self.of(job, log_size=10, log_final_size=10, log_full=True, log_trouble="answers 503") == ""
+
+    def test_of_a_log_that_is_full(self, job: Job) -> None:
+        said = "The log has reached the size that is kept here, 1,000 bytes; the rest is not kept."
+        assert self.of(job, log_size=1000, log_full=True) == said
+        assert self.of(job, log_final_size=1001) == said
+
+    def test_of_a_log_that_does_not_get_through_in_the_words_of_its_machine(self, job: Job) -> None:
+        logs.note_troubles(worker_id=job.worker_id, troubles=[(job.pk, 1, "answers 503")])
+        assert self.of(job) == "The log is not here; its worker host says: answers 503"
+        said = "The rest of the log is not here; its worker host says: answers 503"
+        assert self.of(job, log_size=5, log_final_size=10) == said
+
+    def test_of_a_log_that_is_late(self, job: Job) -> None:
+        said = "The job has ended; its log has not come from the worker host yet."
+        assert self.of(job, log_final_size=10) == said
+
+    def test_it_is_gone_as_soon_as_something_arrives(self, job: Job) -> None:
+        logs.note_troubles(worker_id=job.worker_id, troubles=[(job.pk, 1, "answers 503")])
+        append(job, b"hello")
+        assert self.of(job) == ""
+
+    def test_nobody_else_and_no_older_attempt_has_a_say(self, job: Job, make_worker: Make) -> None:
+        logs.note_troubles(worker_id=make_worker().pk, troubles=[(job.pk, 1, "forged")])
+        logs.note_troubles(worker_id=job.worker_id, troubles=[(job.pk, 2, "early"), (job.pk, 0, "late")])
+        assert self.of(job) == ""
 
 
 def test_another_worker_cannot_append(job: Job, make_worker: Make) -> None:

@@ -188,8 +188,14 @@ class TestJobs:
         answer = fleet.get(f"jobs/{job.pk}/")
         assert "sesame" not in answer.content.decode()
         shown = good(answer)
-        columns = {field.name for field in Job._meta.fields} - {"workload", "token", "team_name"}
-        assert set(shown) == columns | {"team", "waits_because", "logs"}
+        columns = {field.name for field in Job._meta.fields} - {
+            "workload",
+            "token",
+            "team_name",
+            "log_full",
+            "log_trouble",
+        }
+        assert set(shown) == columns | {"team", "waits_because", "log_missing", "logs"}
         assert shown["worker"] == {"id": worker.pk, "name": "press-7"}
         assert (shown["team"], shown["slots"], shown["map_index"], shown["exit_code"]) == ("print", 2, 3, 1)
         assert (shown["state"], shown["reason"], shown["waits_because"]) == ("failed", "exit code 1", None)
@@ -438,17 +444,14 @@ class TestLog:
         assert complete(log_final_size=1001) == "false"
         assert complete(log_final_size=1000) == "true"
 
-    def test_what_exceeds_the_cap_is_not_waited_for(
-        self, fleet: Fleet, job: Job, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from django.conf import settings
-
+    def test_what_exceeds_the_cap_is_not_waited_for(self, fleet: Fleet, job: Job) -> None:
         ending = {"state": "success", "finished_at": timezone.now(), "token": None, "log_final_size": 9000}
-        Job.objects.filter(pk=job.pk).update(**ending)
-        monkeypatch.setattr(settings.EDGECONTROL, "log_chunk_bytes", 100)
-        for cap, complete in ((1000, "true"), (1099, "true"), (1100, "false"), (8000, "false")):
-            monkeypatch.setattr(settings.EDGECONTROL, "log_cap_bytes", cap)
-            assert self.read(fleet, job)[2] == complete
+        Job.objects.filter(pk=job.pk).update(**ending, log_size=1000)
+        assert self.read(fleet, job)[2] == "false"
+        Job.objects.filter(pk=job.pk).update(log_full=True)
+        assert self.read(fleet, job)[2] == "true"
+        said = "The log has reached the size that is kept here, 1,000 bytes; the rest is not kept."
+        assert good(fleet.get(f"jobs/{job.pk}/"))["log_missing"] == said
 
     def test_a_job_that_waits_again_gets_no_more_of_its_last_attempt(self, fleet: Fleet, job: Job) -> None:
         Job.objects.filter(pk=job.pk).update(state="queued", worker=None, log_size=0)
