@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
@@ -20,7 +21,7 @@ from airflow.utils.state import CallbackState, TaskInstanceState
 
 from airflow_bridge import config, outbox, queueing
 from airflow_bridge.containment import contained, nothing
-from airflow_bridge.database import StoreError
+from airflow_bridge.database import NoConnection, StoreError
 from airflow_bridge.endings import Ending, Endings
 from airflow_bridge.ledger import Ledger, OpenJob
 from airflow_bridge.outage import Outage
@@ -31,6 +32,11 @@ from airflow_bridge.verdict import Verdict
 
 #: Rows in one statement.
 BATCH = 500
+#: What one turn of the scheduler's loop may spend here. No statement is begun beyond, but for one of each kind: jobs
+#: that are written, endings that are told, and one step of the watch. The rest has its turn in the next one.
+TURN_SECONDS = 3
+#: The same for the scheduler's end: the next one queues again what was not written.
+END_SECONDS = 10
 #: Open jobs compared with the table once a second, so that all are within a minute (or at this pace).
 CHECK_LIMIT = 500
 CHECK_ROUND_SECONDS = 60
@@ -39,6 +45,9 @@ CHECK_ROUND_SECONDS = 60
 OVERDUE_SECONDS = 60
 #: Tokens minted in one second.
 RENEW_LIMIT = 100
+
+
+_HAND_OVER = "take over jobs of other schedulers"
 
 
 class EdgeControlExecutor(BaseExecutor):
@@ -68,7 +77,17 @@ class EdgeControlExecutor(BaseExecutor):
         #: Jobs of dead schedulers that could not be taken over yet, with their task instances.
         self._hand_over: dict[UUID, UUID] = {}
         self._to_revoke: set[UUID] = set()
+        self._turn_ends = float("-inf")
         self._next_watch = float("-inf")
+        self._due: deque[str] = deque()
+        self._watches: dict[str, Callable[[], None]] = {
+            "see what workers hold": self._watch_held,
+            _HAND_OVER: self._take_over_late,
+            "revoke what Airflow gave up": self._revoke,
+            "compare open jobs": self._check_open_jobs,
+            "renew tokens": self._renew_tokens,
+            "tell what others left": self._take_over_ended,
+        }
         self._next_overdue = float("-inf")
 
     # What Airflow calls, in the order of a scheduler's life.
@@ -81,6 +100,11 @@ class EdgeControlExecutor(BaseExecutor):
         if complaint := config.patience_complaint(self.config):
             self.log.error("EdgeControl: %s", complaint)
 
+    def heartbeat(self) -> None:
+        """One turn of the scheduler's loop."""
+        self._turn_ends = time.monotonic() + TURN_SECONDS
+        super().heartbeat()
+
     def queue_workload(self, workload: Any, session: Any) -> None:
         """Only buffer: this runs inside the scheduler's critical section."""
         super().queue_workload(workload, session)
@@ -92,25 +116,26 @@ class EdgeControlExecutor(BaseExecutor):
 
     @contained(otherwise=nothing)
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
-        jobs = [job for workload in workload_items if (job := self._job_of(workload))]
-        for batch in outbox.batches(jobs, size=BATCH):
-            with self._reaching_store() as reachable:
+        for number, batch in enumerate(outbox.batches(workload_items, size=BATCH)):
+            if number and not self._time_is_left():
+                return
+            with self._reaching_store("store new jobs") as reachable:
                 if not reachable:
                     return
-                self._write(batch)
+                if jobs := [job for workload in batch if (job := self._job_of(workload))]:
+                    self._write(jobs)
 
     @contained(otherwise=nothing)
     def sync(self) -> None:
         """Tell Airflow of jobs that ended; once a second, compare what is believed with the table."""
-        with self._reaching_store() as reachable:
-            if not reachable:
-                return
-            self._endings.confirm()
-            for ending in self._endings.collect(dispatcher=self.dispatcher):
-                self._tell(ending)
-            if time.monotonic() >= self._next_watch:
-                self._next_watch = time.monotonic() + 1
-                self._watch()
+        with self._reaching_store("note what Airflow knows") as reachable:
+            if reachable:
+                self._endings.confirm()
+        with self._reaching_store("read which jobs ended") as reachable:
+            if reachable:
+                for ending in self._endings.collect(dispatcher=self.dispatcher):
+                    self._tell(ending)
+        self._go_on_watching()
 
     @contained(otherwise=list)
     def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
@@ -124,7 +149,7 @@ class EdgeControlExecutor(BaseExecutor):
         nobodys = [ti for ti in tis if queueing.parse_id(ti.external_executor_id) is None]
         # Noted first, so that nothing is forgotten whatever fails below.
         self._hand_over.update({job_id: ti.id for job_id, ti in mine.items()})
-        with self._reaching_store() as reachable:
+        with self._reaching_store(_HAND_OVER) as reachable:
             if reachable:
                 found = self._take_over({job_id: ti.id for job_id, ti in mine.items()})
                 nobodys += [ti for job_id, ti in mine.items() if job_id not in found]
@@ -145,8 +170,9 @@ class EdgeControlExecutor(BaseExecutor):
     @contained(otherwise=nothing)
     def end(self) -> None:
         """The scheduler ends: write what is buffered, leave the rest to the next one. Work goes on at the edge."""
+        self._turn_ends = time.monotonic() + END_SECONDS
         self.trigger_tasks(0)
-        with self._reaching_store() as reachable:
+        with self._reaching_store("note what Airflow knows") as reachable:
             if reachable:
                 self._endings.confirm()
         self._store.close()
@@ -257,16 +283,26 @@ class EdgeControlExecutor(BaseExecutor):
         if ending.key not in self._ledger:
             self.running.discard(ending.key)
 
-    def _watch(self) -> None:
-        """What needs no hurry: once a second."""
-        self._watch_held()
-        self._take_over_late()
+    def _go_on_watching(self) -> None:
+        """What needs no hurry: each step once a second; what does not fit into this turn comes first in the next."""
+        if not self._due and time.monotonic() >= self._next_watch:
+            self._next_watch = time.monotonic() + 1
+            self._due.extend(self._watches)
+        while self._due:
+            step = self._due.popleft()
+            with self._reaching_store(step) as reachable:
+                if reachable:
+                    self._watches[step]()
+            if not self._time_is_left():
+                return
+
+    def _time_is_left(self) -> bool:
+        return time.monotonic() < self._turn_ends
+
+    def _revoke(self) -> None:
         if self._to_revoke:
             self._store.revoke(list(self._to_revoke), reason="Airflow gave it up")
             self._to_revoke.clear()
-        self._check_open_jobs()
-        self._renew_tokens()
-        self._take_over_ended()
 
     def _watch_held(self) -> None:
         before, self._held = self._held, self._store.held(dispatcher=self.dispatcher)
@@ -367,20 +403,29 @@ class EdgeControlExecutor(BaseExecutor):
         return float(airflow_conf.getfloat("scheduler", "task_queued_timeout"))
 
     @contextmanager
-    def _reaching_store(self) -> Iterator[bool]:
-        """Around all that needs the database: False while it is left alone; a failure starts or prolongs that pause."""
-        if not self._outage.may_try():
+    def _reaching_store(self, step: str) -> Iterator[bool]:
+        """Around each thing that needs the database: False while that is left alone.
+
+        A failure, ours too, makes a pause of this step; of all while there is no connection.
+        """
+        if not self._outage.may_try(step):
             yield False
             return
+        done, away = self._store.done, self._outage.lasts
+        kept = len(self._buffered_at)
         try:
             yield True
+        except NoConnection as error:
+            if self._outage.failed(step, alone=False):
+                self.log.error("EdgeControl: the job table cannot be reached (%s workloads are kept): %s", kept, error)
         except StoreError as error:
-            if self._outage.failed():
-                self.log.error(
-                    "EdgeControl: the job table cannot be reached (%s workloads are kept): %s",
-                    len(self._buffered_at),
-                    error,
-                )
+            if self._outage.failed(step, alone=True):
+                self.log.error("EdgeControl: could not %s (%s workloads are kept): %s", step, kept, error)
+        except Exception:
+            if self._outage.failed(step, alone=True):
+                self.log.exception("EdgeControl: could not %s (%s workloads are kept)", step, kept)
         else:
-            if self._outage.over():
-                self.log.info("EdgeControl: the job table can be reached again")
+            # A step that had nothing to do proves nothing.
+            if self._store.done != done and self._outage.over(step):
+                what = "the job table can be reached again" if away else f"can {step} again"
+                self.log.info("EdgeControl: %s", what)

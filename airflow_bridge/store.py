@@ -220,6 +220,9 @@ RETURNING job_id
 class Store:
     """EdgeControl's tables, for one process."""
 
+    #: How many statements PostgreSQL has carried out.
+    done = 0
+
     def __init__(self, url: str, *, connections: int = 1) -> None:
         self._connections = Connections(url, limit=connections)
 
@@ -291,4 +294,6 @@ class Store:
 
     def _run(self, query: LiteralString, **values: Any) -> list[Any]:
         with self._connections.borrow() as connection:
-            return connection.execute(query, values, binary=True).fetchall()
+            rows = connection.execute(query, values, binary=True).fetchall()
+        self.done += 1
+        return rows
