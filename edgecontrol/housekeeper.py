@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, models
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 #: Silence beyond the patience: by then a cut-off task has stopped itself.
 LOST_MARGIN_SECONDS = 30
-#: Workers whose last word is older do not count as part of the fleet.
+#: Whoever is silent for longer is given up, with however many others it fell silent.
 FLEET_WINDOW = timedelta(hours=1)
 _ALARM_EVERY_SECONDS = 60.0
 SAMPLE_EVERY_MINUTES = 5
@@ -42,6 +42,8 @@ class Housekeeper:
         self._stop = threading.Event()
         #: Since when every step found the database at hand and somebody of the fleet heard; None while not.
         self._heard_since: float | None = None
+        #: When the fleet was looked at last, by our clock and by the database's.
+        self._looked_at: tuple[float, datetime] | None = None
         self._alarmed_at = float("-inf")
         self._sampled_at = float("-inf")
 
@@ -94,7 +96,11 @@ class Housekeeper:
         )
         fleet = [(pk, heard, now) for pk, heard, now in talkative if heard is not None]
         newest = max((heard for _, heard, _ in fleet), default=None)
-        if newest is None or fleet[0][2] - newest > timedelta(seconds=ours.silent_after_seconds):
+        if newest is None:
+            self._heard_since = None
+            return
+        now = fleet[0][2]
+        if self._stood_still(now) or now - newest > timedelta(seconds=ours.silent_after_seconds):
             self._heard_since = None
             return
         if self._heard_since is None:
@@ -103,23 +109,46 @@ class Housekeeper:
             return
         silences = {pk: newest - heard for pk, heard, _ in fleet}
         limit = ours.outage_patience_seconds + LOST_MARGIN_SECONDS
-        given_up = [pk for pk, silence in silences.items() if silence > timedelta(seconds=limit)]
-        if not given_up or self._most_fell_silent(list(silences.values())):
+        given_up = [
+            pk
+            for pk, silence in silences.items()
+            if silence > timedelta(seconds=limit) and not self._fell_with_most(silence, silences.values())
+        ]
+        if not given_up:
             return
         if lost := lifecycle.lose_silent(worker_ids=given_up, silent_seconds=limit):
             log.warning("gave up %d jobs of workers that were silent for more than %d s", lost, limit)
 
-    def _most_fell_silent(self, silences: list[timedelta]) -> bool:
-        """More than half of the fleet at once is a fault of ours or of the network: raise an alarm, give up nothing."""
-        recent = [silence for silence in silences if silence <= FLEET_WINDOW]
-        silent = sum(silence > timedelta(seconds=settings.EDGECONTROL.silent_after_seconds) for silence in recent)
-        if silent * 2 <= len(recent):
+    def _stood_still(self, now: datetime) -> bool:
+        """Whether this process or the database hung since the last look, or a clock jumped: nobody was listened to."""
+        before, self._looked_at = self._looked_at, (self._clock(), now)
+        if before is None:
+            return False
+        ours = self._looked_at[0] - before[0]
+        theirs = (now - before[1]).total_seconds()
+        limit = max(settings.EDGECONTROL.silent_after_seconds, 3 * settings.EDGECONTROL.housekeeping_seconds)
+        return max(ours, theirs) > limit
+
+    def _fell_with_most(self, silence: timedelta, silences: Collection[timedelta]) -> bool:
+        """Whether this worker fell silent together with more workers than are still heard.
+
+        That is a fault of ours or of the network: raise an alarm, give up nothing.
+        """
+        if silence > FLEET_WINDOW:
+            return False
+        quiet, patience = (
+            timedelta(seconds=settings.EDGECONTROL.silent_after_seconds),
+            timedelta(seconds=settings.EDGECONTROL.outage_patience_seconds),
+        )
+        fell = sum(other > quiet and abs(other - silence) <= patience for other in silences)
+        heard = sum(other <= quiet for other in silences)
+        if fell <= heard:
             return False
         if self._clock() - self._alarmed_at >= _ALARM_EVERY_SECONDS:
             self._alarmed_at = self._clock()
             log.error(
                 "%d of %d workers fell silent at once: nothing is given up; check the way to them",
-                silent,
-                len(recent),
+                fell,
+                fell + heard,
             )
         return True

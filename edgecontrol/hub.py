@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
 
 from jobs_app.notices import JOBS_CHANNEL
 from workers_app.errors import Refusal
@@ -32,6 +34,8 @@ _RECONNECT_SECONDS = 2.0
 _PARKED_SHARE = 0.75
 #: A request that cannot start to work within this time is answered 503.
 _WORK_WAIT_SECONDS = 20.0
+#: A sender that is silent for this long in the middle of a request has gone.
+_BODY_WAIT_SECONDS = 15.0
 
 
 class Busy(Refusal):
@@ -185,7 +189,7 @@ def connection_parameters() -> dict[str, Any]:
     parameters: dict[str, Any] = connection.get_connection_params()
     for theirs in ("pool", "cursor_factory", "context", "prepare_threshold"):
         parameters.pop(theirs, None)
-    return parameters | {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    return parameters
 
 
 _work = threading.BoundedSemaphore(settings.EDGECONTROL.database_pool)
@@ -213,6 +217,8 @@ class BoundedWork:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if (refusal := read_body(request)) is not None:
+            return refusal
         if not _work.acquire(timeout=_WORK_WAIT_SECONDS):
             return busy_answer()
         _mine.working = True
@@ -222,6 +228,32 @@ class BoundedWork:
             _mine.working = False
             connection.close()
             _work.release()
+
+
+def read_body(request: HttpRequest) -> HttpResponse | None:
+    """Read the whole request before it takes a place, and give up on a sender that stalls; else the refusal.
+
+    gunicorn's threads wait for a body without end: a few machines that are cut off in the middle of a chunk of a log
+    would take every place.
+    """
+    client: socket.socket | None = request.META.get("gunicorn.socket")
+    if client is not None:
+        client.settimeout(_BODY_WAIT_SECONDS)
+    try:
+        request.body  # noqa: B018 (it is kept)
+    except RequestDataTooBig:
+        return _refusal(413, "too_large", "This request is larger than any that is expected here.")
+    except (UnreadablePostError, OSError):
+        return _refusal(408, "incomplete_request", "The request did not arrive as a whole; repeat it.")
+    finally:
+        if client is not None:
+            client.settimeout(None)
+    return None
+
+
+def _refusal(status: int, code: str, detail: str) -> HttpResponse:
+    # What is left of the request must not be taken for the next one.
+    return JsonResponse({"code": code, "detail": detail}, status=status, headers={"Connection": "close"})
 
 
 def busy_answer() -> HttpResponse:

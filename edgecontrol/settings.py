@@ -36,6 +36,11 @@ def _database() -> dict[str, object]:
         **{ours: str(parts[theirs]) for ours, theirs in known.items() if theirs in parts},
         "OPTIONS": {
             "connect_timeout": 5,
+            # A server that vanished without a word is given up in seconds, not in the system's quarter of an hour.
+            "tcp_user_timeout": 10_000,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
             **options,
             "options": f"-c search_path=edgecontrol {options.get('options', '')}".strip(),
             # A request waits for a connection behind the others rather than failing; gunicorn.py bounds how many wait.

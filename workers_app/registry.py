@@ -87,9 +87,10 @@ def create(*, name: str, by: Actor, allowed_queues: Sequence[str] | None = None,
         raise NameTaken(f"A worker named {name!r} exists already; choose another name.") from error
 
 
-def register(*, worker: Worker, introduction: Introduction, origin: str = "") -> bool:
-    """Begin a session of this worker, which fences every older one; return True when its machine has rebooted.
+def register(*, worker: Worker, introduction: Introduction, origin: str = "") -> bool | None:
+    """Begin a session of this worker, which fences every older one; return whether its machine has rebooted.
 
+    Returns None when this session has begun already: the request came twice, and says nothing that is still new.
     Updates `worker` in place. A shutdown wish ends here: a started agent is wanted. Raises NameTaken, InvalidName.
     """
     name = worker.name if introduction.name is None else introduction.name
@@ -99,6 +100,9 @@ def register(*, worker: Worker, introduction: Introduction, origin: str = "") ->
             row = Worker.objects.select_for_update(no_key=True).filter(pk=worker.pk).first()
             if row is None:
                 raise Removed
+            if row.session == introduction.session:
+                worker.refresh_from_db()
+                return None
             rebooted = row.boot_id not in ("", introduction.boot_id)
             was_shut_down = row.requested == Requested.SHUTDOWN
             requested = Requested.ACTIVE if was_shut_down else Requested(row.requested)

@@ -5,9 +5,12 @@ The bridge's store writes the jobs, `manage.py serve` hands them out, `python -m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
+import socket
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -50,6 +53,17 @@ def test_jobs_go_through_all_three_programs_and_their_logs_arrive_byte_exact(
     agent.signal(signal.SIGINT)
     assert agent.wait() == 0
     assert [row.state for row in site.rows("SELECT state FROM edgecontrol.worker")] == ["offline"]
+
+
+def test_senders_that_stall_in_the_middle_take_nobodys_place(site: Site) -> None:
+    """As machines do that are cut off while they ship a log: their connections stay open, and nothing more comes."""
+    host, port = site.url.removeprefix("http://").split(":")
+    head = f"POST /api/v1/edge/logs/{uuid.uuid4()}/1?offset=0 HTTP/1.1\r\nHost: {host}\r\nContent-Length: 60000\r\n\r\n"
+    with contextlib.ExitStack() as stalled:
+        for _ in range(20):
+            sender = stalled.enter_context(socket.create_connection((host, int(port))))
+            sender.sendall(head.encode() + b"x" * 1000)
+        assert site.healthy()
 
 
 def test_a_job_of_several_slots_starts_soon_after_enough_of_them_are_free(

@@ -188,6 +188,26 @@ def test_machines_that_were_switched_off_long_ago_do_not_hide_a_new_loss(world: 
     assert world.lost == {"b"}
 
 
+def test_one_machine_that_was_switched_off_before_does_not_hide_a_new_loss(world: World) -> None:
+    fleet(world, "a b c")
+    world.pass_time(600, heard="a b c")
+    world.pass_time(LIMIT + 60, heard="a b")
+    world.pass_time(LIMIT + 60, heard="a")
+    assert world.lost == {"b", "c"}
+
+
+@pytest.mark.parametrize("names", ["a b", "a b c"])
+def test_nobody_is_given_up_at_once_when_the_control_plane_itself_stood_still(world: World, names: str) -> None:
+    """A frozen process finds everybody silent; whoever calls first must not condemn the others."""
+    fleet(world, names)
+    world.pass_time(600, heard=names)
+    world.pass_time(3 * LIMIT, heard="a", step=3 * LIMIT)
+    assert world.lost == set()
+    world.pass_time(60, heard=names)
+    world.pass_time(2 * LIMIT, heard=names)
+    assert world.lost == set()
+
+
 def test_without_any_worker_there_is_nothing_to_judge(world: World) -> None:
     world.pass_time(600)
     assert world.lost == set()

@@ -23,7 +23,7 @@ def fresh(worker: Worker) -> Worker:
     return Worker.objects.get(pk=worker.pk)
 
 
-def register(worker: Worker, **said: Any) -> bool:
+def register(worker: Worker, **said: Any) -> bool | None:
     return registry.register(
         worker=worker,
         introduction=Introduction(**{"session": uuid.uuid4(), "boot_id": "boot-1", "concurrency": 8} | said),

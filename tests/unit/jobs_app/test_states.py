@@ -6,7 +6,7 @@ import pytest
 
 from jobs_app.states import FINAL, HELD, JobState, ReportState, may_follow, sources
 
-# Written by hand from the design. `claimed -> failed` is the fifth hand-out that nobody confirmed.
+# Written by hand from the design. `claimed -> failed` is the last of many hand-outs that nobody confirmed.
 FOLLOWS = {
     ("queued", "claimed"),
     ("queued", "failed"),
