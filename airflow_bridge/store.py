@@ -78,6 +78,15 @@ class LogPart:
     queue: str
     worker: str
     has_log: bool
+    #: The newest attempt, which the following figures are of.
+    newest: bool
+    #: Bytes that are stored, and that the machine said there are; None while the job runs.
+    log_size: int
+    log_final_size: int | None
+    #: It has reached the size that is kept.
+    log_full: bool
+    #: Why its machine cannot send it on.
+    log_trouble: str
 
 
 # A new job for a task instance takes the place of an older open one, in the same statement: Airflow queues a task
@@ -184,7 +193,8 @@ RETURNING job.id
 
 _LOG_PARTS = """
 SELECT job.id AS job_id, attempt.number AS attempt, job.state, job.reason, job.queue,
-    coalesce(worker.name, '') AS worker, chunk.found IS NOT NULL AS has_log
+    coalesce(worker.name, '') AS worker, chunk.found IS NOT NULL AS has_log,
+    attempt.number = job.attempt AS newest, job.log_size, job.log_final_size, job.log_full, job.log_trouble
 FROM edgecontrol.job
 LEFT JOIN edgecontrol.worker ON worker.id = job.worker_id
 CROSS JOIN generate_series(0, job.attempt) AS attempt (number)

@@ -17,6 +17,7 @@ from typing import Any
 
 from airflow_bridge.database import StoreError
 from airflow_bridge.log_lines import split_lines
+from airflow_bridge.states import FINAL
 from airflow_bridge.store import LogPart, Store
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,10 @@ class EdgeControlLogs:
             yield from split_lines(self._chunks(part))
         except StoreError as error:
             yield _line(_complaint(error))
+            return
+        # Not while it runs: Airflow goes on after the lines that it has had, and this one would be no more.
+        if part.state in FINAL and (missing := _missing(part)):
+            yield _line(missing)
 
     def _chunks(self, part: LogPart) -> Iterator[bytes]:
         start = 0
@@ -127,7 +132,23 @@ def _source(part: LogPart) -> str:
     else:
         where = f"on {part.worker}" if part.worker else f"in queue {part.queue}"
     why = f" ({part.reason})" if part.reason else ""
-    return f"EdgeControl job {part.job_id}, attempt {part.attempt} {where}: {part.state}{why}"
+    missing = f". {_missing(part)}" if _missing(part) else ""
+    return f"EdgeControl job {part.job_id}, attempt {part.attempt} {where}: {part.state}{why}{missing}"
+
+
+def _missing(part: LogPart) -> str:
+    """Why this is not the whole log; empty when nothing is amiss. As the control plane says it: `jobs_app/logs.py`."""
+    told = part.log_final_size
+    if not part.newest or (told is not None and part.log_size >= told):
+        return ""
+    if part.log_full:
+        return f"The log has reached the size that EdgeControl keeps, {part.log_size:,} bytes; the rest is not kept."
+    of_these = f" ({part.log_size:,} of {told:,} bytes are here)" if told is not None else ""
+    if part.log_trouble and part.worker:
+        return f"The log is not all here{of_these}; {part.worker} says: {part.log_trouble}"
+    return (
+        "" if told is None else f"The rest of the log has not come from {part.worker or 'its machine'} yet{of_these}."
+    )
 
 
 def _complaint(error: StoreError) -> str:

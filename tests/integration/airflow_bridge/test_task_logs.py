@@ -103,6 +103,47 @@ def test_a_job_without_a_line_has_an_empty_stream_and_a_reason(
     ]
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("log_size = 10, log_final_size = 10, log_full = true, log_trouble = 'answers 503'", ""),
+        ("log_size = 0, log_final_size = NULL", ""),
+        (
+            "log_size = 1000, log_full = true",
+            "The log has reached the size that EdgeControl keeps, 1,000 bytes; the rest is not kept.",
+        ),
+        (
+            "log_size = 5, log_final_size = 10, log_trouble = 'answers 503'",
+            "The log is not all here (5 of 10 bytes are here); berlin-3 says: answers 503",
+        ),
+        ("log_trouble = 'answers 503'", "The log is not all here; berlin-3 says: answers 503"),
+        ("log_final_size = 10", "The rest of the log has not come from berlin-3 yet (0 of 10 bytes are here)."),
+    ],
+    ids=["all here", "runs well", "full", "does not get through", "nothing got through", "late"],
+)
+def test_a_log_that_is_not_all_here_says_why(
+    logs: EdgeControlLogs, database: Database, job: UUID, columns: str, said: str
+) -> None:
+    rows.add_log(database, job, b"hello\n")
+    database.execute(f"UPDATE edgecontrol.job SET {columns}")  # type: ignore[arg-type]  # noqa: S608
+    in_the_source = [source.partition("running")[2] for source in logs.stream(PATH, TI)[0]]
+    assert in_the_source == [f". {said}" if said else ""]
+    # Airflow goes on after the lines that it has had of a running task.
+    assert read(logs) == [["hello"]]
+    rows.end(database, job, state="success")
+    assert [json.loads(line)["event"] for line in read(logs)[0][1:]] == ([said] if said else [])
+
+
+def test_of_an_attempt_before_the_newest_nothing_is_missing(
+    logs: EdgeControlLogs, database: Database, job: UUID, worker: int
+) -> None:
+    rows.add_log(database, job, b"first\n")
+    rows.hold(database, job, worker=worker)
+    database.execute("UPDATE edgecontrol.job SET log_trouble = 'answers 503'")
+    sources, _ = logs.stream(PATH, TI)
+    assert ["503" in source for source in sources] == [False, True]
+
+
 def test_a_task_of_another_executor_is_left_to_airflow(logs: EdgeControlLogs) -> None:
     assert logs.stream("dag_id=other/attempt=1.log", TI) == ([], [])
 
