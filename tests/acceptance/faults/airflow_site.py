@@ -30,6 +30,7 @@ from tests.acceptance.faults.airflow_machine import AirflowMachine
 from tests.acceptance.faults.machine import kill_tree
 from tests.acceptance.faults.pace import FULL, REAL, Pace
 from tests.acceptance.faults.pipe import Pipe
+from tests.acceptance.faults.proxy import FaultProxy
 from tests.acceptance.keeper import Keeper
 
 DAGS = Path(__file__).resolve().parent / "dags"
@@ -57,12 +58,19 @@ class SiteEnvironments(Environments):
 
     #: The port at which the bridge finds EdgeControl's database.
     database_port: int = 0
+    #: Where machines and their tasks find Airflow.
+    way_to_airflow: str = ""
     #: More settings of Airflow, by `section.option`.
     settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def control_plane(self) -> dict[str, str]:
-        return {**super().control_plane, **PACE.environ, "EDGECONTROL_THREADS": "128"}
+        return {
+            **super().control_plane,
+            **PACE.environ,
+            "EDGECONTROL_THREADS": "128",
+            "EDGECONTROL_EXECUTION_API_URL": f"{self.way_to_airflow}/execution/",
+        }
 
     @property
     def airflow(self) -> dict[str, str]:
@@ -159,8 +167,13 @@ class AirflowSite:
         # Not those that the system gives to outgoing connections: a part that is away must find its port free.
         ports = [free_port(start) for start in random.sample(range(20000, 30000, 250), 2)]
         self.database = Pipe(target=folder / "none")
+        self.way_to_airflow = FaultProxy(target=f"http://127.0.0.1:{ports[1]}", name="airflow")
         self.programs = SiteEnvironments(
-            folder, *ports, database_port=self.database.port, settings=tuple((settings or {}).items())
+            folder,
+            *ports,
+            database_port=self.database.port,
+            way_to_airflow=self.way_to_airflow.url,
+            settings=tuple((settings or {}).items()),
         )
         self.airflow = AirflowApi(self.programs.airflow_url, user=ADMIN, password=self.programs.password)
         self.parts = SiteParts(self.programs, self.processes, self.airflow)
@@ -190,6 +203,7 @@ class AirflowSite:
         self.keeper.end()
         self.processes.stop()
         self.database.close()
+        self.way_to_airflow.close()
 
     # --- what can be broken
 

@@ -34,14 +34,16 @@ def test_api_server_away(
     # Of every two one ends in the outage, so that another would start in its place, and one runs right through it.
     run_id = airflow_site.trigger(DAG_ID, seconds=[away_seconds / 3, away_seconds * 1.3])
     airflow_site.until(lambda: len(airflow_site.starts(run_id)) == SLOTS, seconds=120)
-    gone_at, began = time.time(), time.monotonic()
+    gone_at = time.time()
+    airflow_site.way_to_airflow.refuse_connections()
     airflow_site.kill("api-server")
-    # It takes seconds to be back, which count.
-    time.sleep(away_seconds - 8)
+    # How long it takes to be back is not ours to say; nobody can reach it before its time.
     airflow_site.start_again("api-server")
     airflow_site.until_ready("api-server")
     airflow_site.until_ready("Execution API")
-    back_at, away = time.time(), time.monotonic() - began
+    time.sleep(max(0.0, gone_at + away_seconds - time.time()))
+    airflow_site.way_to_airflow.reopen()
+    back_at = time.time()
     airflow_site.until(lambda: airflow_site.run_state(run_id) in ("success", "failed"), seconds=away_seconds * 4 + 120)
     airflow_site.settle(run_id)
     ended = [line for line in airflow_site.ends(run_id) if gone_at < line["at"] < back_at]
@@ -52,17 +54,17 @@ def test_api_server_away(
         if started[line["task"], line["map_index"]] < gone_at and line["at"] > back_at
     ]
     assert ended, "no task ended while the api-server was away"
-    assert through, f"no task ran through the {away:.0f} s"
-    assert not [at for at in started.values() if gone_at + 1 < at < back_at - 8], "a task started without Airflow"
+    assert through, "no task ran through the outage"
+    assert not [at for at in started.values() if gone_at + 1 < at < back_at], "a task started without Airflow"
     first = min(at for at in started.values() if at > gone_at + 1)
     balanced(
         balance(
             airflow_site,
-            case=f"5 api-server away for {away:.0f} s (A)",
+            case=f"5 api-server away for {back_at - gone_at:.0f} s (A)",
             dag_id=DAG_ID,
             run_id=run_id,
             faults=1,
-            recovery_seconds=max(0.0, first - back_at),
+            recovery_seconds=first - back_at,
         )
     )
     for machine in machines:
