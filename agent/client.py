@@ -143,7 +143,7 @@ class Client:
     def register(self, body: dict[str, Any]) -> dict[str, Any]:
         return self._call("POST", "workers/register", keys=REGISTERED, json={**body, "session": self._session_id})
 
-    def heartbeat(self, body: dict[str, Any], *, read_seconds: float = READ_SECONDS) -> dict[str, Any]:
+    def heartbeat(self, body: dict[str, Any], *, read_seconds: float) -> dict[str, Any]:
         return self._call("POST", "workers/heartbeat", keys=ORDERS, json=body, read_seconds=read_seconds)
 
     def claim(self, *, claim_id: str, free_slots: int, wait: float, revision: int) -> dict[str, Any]:

@@ -11,12 +11,17 @@ from agent.client import Client
 from agent.held import Held
 from agent.jobs import Key
 from agent.orders import Orders
+from agent.retry import Backoff
 
 log = logging.getLogger("agent.heartbeat")
 
 #: A change of the reported state is told no more often than this: short tasks change it all the time.
 CHANGE_SECONDS = 5.0
 FIGURES_SECONDS = 300.0
+#: A heartbeat is waited for, and a failed one repeated after, a part of its interval: the control plane gives jobs up
+#: not long after the outage that they are promised to outlast, and must hear of them before.
+REPEATS_PER_INTERVAL = 3
+ANSWER_SECONDS = 5.0
 
 
 class Heartbeat:
@@ -65,11 +70,17 @@ class Heartbeat:
         self.send(self.state())
         return 0.0
 
+    def backoff(self) -> Backoff:
+        """How failed heartbeats are repeated: nobody may ask for a silence of more than an interval."""
+        part = self.interval_seconds / REPEATS_PER_INTERVAL
+        return Backoff(first_seconds=min(1.0, part), most_seconds=part, obey_seconds=self.interval_seconds)
+
     def state(self) -> str:
         return self.orders.reported(jobs=len(self.held.active()), ready=self.ready())
 
-    def send(self, state: str, *, read_seconds: float = 30.0) -> None:
+    def send(self, state: str, *, read_seconds: float | None = None) -> None:
         """Send one heartbeat and obey its answer. Raises ApiError, or SessionReplaced."""
+        read_seconds = read_seconds or max(ANSWER_SECONDS, self.interval_seconds / REPEATS_PER_INTERVAL)
         sysinfo = self._changed_sysinfo()
         body = {
             "reported": state,

@@ -15,6 +15,9 @@ from agent.retry import Backoff
 
 log = logging.getLogger("agent.intake")
 
+#: Whoever asks for a longer pause would have the job handed to somebody else meanwhile.
+CONFIRM_PAUSE_SECONDS = 10.0
+
 
 class Starter(Protocol):
     def order(self, job: Job) -> None: ...
@@ -74,7 +77,7 @@ class Intake:
 
     def confirm(self, jobs: list[Job]) -> None:
         """Ask until the control plane has answered for all jobs, then order the start of the confirmed ones."""
-        backoff = Backoff(most_seconds=10.0)
+        backoff = Backoff(most_seconds=CONFIRM_PAUSE_SECONDS, obey_seconds=CONFIRM_PAUSE_SECONDS)
         while jobs and not self._ended.is_set():
             if self.orders.draining:
                 for job in jobs:

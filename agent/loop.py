@@ -29,6 +29,7 @@ class Loop(threading.Thread):
         step: Callable[[], float],
         on_fatal: Callable[[AgentError], None],
         answered_at: Callable[[], float] = lambda: 0.0,
+        backoff: Backoff | None = None,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._step = step
@@ -37,7 +38,7 @@ class Loop(threading.Thread):
         self._failed_at = 0.0
         self._woken = threading.Event()
         self._ending = threading.Event()
-        self._backoff = Backoff()
+        self._backoff = backoff or Backoff()
         self._said: tuple[str, float] = ("", 0.0)
 
     def wake(self) -> None:

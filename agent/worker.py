@@ -172,18 +172,19 @@ class Worker:
         self.heartbeat.obey(answer)
         shipper = LogShipper(client=self.client, held=self.held, chunk_bytes=answer["log_chunk_bytes"])
         reporter = Reporter(client=self.client, held=self.held)
-        for name, step in (
-            ("jobs", self.watch.step),
-            ("claims", self.claims.step),
-            ("heartbeat", self.heartbeat.step),
-            ("logs", shipper.step),
-            ("reports", reporter.step),
+        for name, step, backoff in (
+            ("jobs", self.watch.step, None),
+            ("claims", self.claims.step, None),
+            ("heartbeat", self.heartbeat.step, self.heartbeat.backoff()),
+            ("logs", shipper.step, None),
+            ("reports", reporter.step, None),
         ):
             self._loops[name] = Loop(
                 name=name,
                 step=step,
                 on_fatal=self._on_fatal,
                 answered_at=lambda: self.client.contact.last_success_at,
+                backoff=backoff,
             )
         self.held.on_change = self.orders.on_change = self._changed
         self.claims.wake, self.claims.fatal = self._loops["claims"].wake, self._on_fatal

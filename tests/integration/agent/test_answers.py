@@ -75,7 +75,7 @@ CALLS: dict[str, Callable[[Client], object]] = {
     "health": lambda client: client.health(),
     "enrol": lambda client: client.enrol({}, read_seconds=5),
     "register": lambda client: client.register({}),
-    "heartbeat": lambda client: client.heartbeat({}),
+    "heartbeat": lambda client: client.heartbeat({}, read_seconds=5),
     "claim": lambda client: client.claim(claim_id="x", free_slots=1, wait=0, revision=1),
     "confirm": lambda client: client.confirm([]),
     "report": lambda client: client.report("x", {}),

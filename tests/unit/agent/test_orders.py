@@ -154,6 +154,20 @@ def test_a_heartbeat_that_is_wanted_while_another_is_on_its_way_is_still_sent(
     assert len(plane.said("heartbeat")) == 2
 
 
+@pytest.mark.parametrize("interval", [3.0, 30.0])
+def test_a_failed_heartbeat_is_repeated_within_its_interval_whoever_asks_for_more(
+    heartbeat: Heartbeat, plane: Plane, interval: float
+) -> None:
+    heartbeat.interval_seconds = interval
+    backoff = heartbeat.backoff()
+    assert max(backoff.next_seconds() for _ in range(20)) <= interval / 3
+    assert backoff.next_seconds(retry_after=60.0) <= 1.1 * interval
+    waits: list[float] = []
+    plane.heartbeat = lambda body, *, read_seconds: waits.append(read_seconds) or {}  # type: ignore[method-assign,func-returns-value]
+    heartbeat.send("idle")
+    assert waits[0] <= 10
+
+
 def test_what_follows_from_a_new_wish_is_told_at_once(heartbeat: Heartbeat, plane: Plane) -> None:
     orders = {"requested": "maintenance", "comment": "patch", "queues": None, "concurrency": 4, "revision": 2}
     plane.answers["heartbeat"] = [orders] * 3
