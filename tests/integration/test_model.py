@@ -1,0 +1,241 @@
+"""The life of jobs under every fault, in any order: the real tables and rules, with Airflow and the machines modelled.
+
+A failing example is printed as a program of steps; how it is run again stands in CONTRIBUTING.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.db import connection
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from airflow_bridge.database import Connections
+from jobs_app import lifecycle
+from jobs_app.models import Job
+from tests.integration.model import machine as edge
+from tests.integration.model.airflow import Scheduler
+from tests.integration.model.process import Process
+from tests.integration.model.world import World
+from tests.integration.people import OPS
+
+EXAMPLES = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+which = st.integers(0, 5)
+fates = st.sampled_from(edge.FATES)
+#: None of these adds up to a limit of the product by a few seconds less.
+seconds = st.sampled_from([5, 35, 35, 125, 290])
+faults = st.sampled_from(["", "", "", "", "away", "unanswered"])
+
+
+def some(number: int, things: list[Any]) -> Any:
+    return things[number % len(things)]
+
+
+class Life(RuleBasedStateMachine):
+    """Two schedulers, two machines, a few tasks."""
+
+    def __init__(self, connections: Connections, patch: Callable[[World], None]) -> None:
+        super().__init__()
+        self.world = World(connections)
+        patch(self.world)
+        for _ in range(2):
+            self.world.add_scheduler()
+            self.world.add_machine()
+
+    @initialize(slots=st.lists(st.sampled_from([1, 1, 2]), min_size=1, max_size=4), steps=st.lists(which, max_size=2))
+    def tasks_are_queued(self, slots: list[int], steps: list[int]) -> None:
+        for number in slots:
+            self.world.airflow.add(slots=number)
+        self.world.let_schedule(self.world.schedulers[0])
+        self.world.schedulers[0].turn()
+        for machine, number in zip(self.world.machines, steps, strict=False):
+            machine.ask_for_work()
+            self._advance(machine, number)
+
+    @invariant()
+    def all_holds(self) -> None:
+        self.world.check()
+
+    def teardown(self) -> None:
+        self.world.finish()
+
+    # Airflow
+
+    @property
+    def schedulers(self) -> list[Scheduler]:
+        return [scheduler for scheduler in self.world.schedulers if scheduler.acts]
+
+    @precondition(lambda self: self.schedulers)
+    @rule(number=which, queues=st.booleans(), fault=faults, events_lost=st.sampled_from([False, False, False, True]))
+    def a_scheduler_turns(self, number: int, queues: bool, fault: str, events_lost: bool) -> None:
+        scheduler = some(number, self.schedulers)
+        if queues:
+            self.world.let_schedule(scheduler)
+        scheduler.turn(fault=fault, events_lost=events_lost)
+
+    @rule(
+        number=which,
+        how=st.sampled_from(["queues and dies", "queues and freezes", "dies", "freezes", "wakes", "wakes", "starts"]),
+        fault=faults,
+    )
+    def something_happens_to_a_scheduler(self, number: int, how: str, fault: str) -> None:
+        """Others notice it at once, and take over what it queued."""
+        world, alive = self.world, [scheduler for scheduler in self.world.schedulers if scheduler.alive]
+        if how == "wakes":
+            for scheduler in alive:
+                scheduler.frozen = False
+            return
+        if how == "starts" or not self.schedulers:
+            if len(alive) < 2:
+                self._take_over(world.add_scheduler(), fault)
+            return
+        scheduler = some(number, self.schedulers)
+        if "queues" in how:
+            world.let_schedule(scheduler)
+        scheduler.alive, scheduler.frozen = "dies" not in how, "freezes" in how
+        for heir in self.schedulers:
+            self._take_over(heir, fault)
+
+    def _take_over(self, scheduler: Scheduler, fault: str) -> None:
+        scheduler.adopt(self.world.schedulers, fault=fault)
+
+    @precondition(lambda self: any(task.state == "deferred" for task in self.world.airflow.tasks))
+    @rule(queues=st.booleans())
+    def triggers_fire(self, queues: bool) -> None:
+        self.world.airflow.fire_triggers()
+        if queues and self.schedulers:
+            self.world.let_schedule(self.schedulers[0])
+            self.schedulers[0].turn()
+
+    # Machines
+
+    @property
+    def agents(self) -> list[edge.Machine]:
+        return [machine for machine in self.world.machines if machine.acts]
+
+    @precondition(lambda self: self.agents)
+    @rule(number=which, fate=fates, crash=st.sampled_from([False, False, False, True]), steps=st.integers(0, 7))
+    def an_agent_asks_for_work(self, number: int, fate: str, crash: bool, steps: int) -> None:
+        """With `steps` all goes well from there for a while."""
+        agent = some(number, self.agents)
+        agent.ask_for_work(fate, database_crashes=crash)
+        self._advance(agent, steps)
+
+    @precondition(lambda self: any(machine.steps() for machine in self.agents))
+    @rule(number=which, step=which, fate=fates, more=st.integers(0, 4))
+    def an_agent_goes_on(self, number: int, step: int, fate: str, more: int) -> None:
+        agent = some(number, [machine for machine in self.agents if machine.steps()])
+        some(step, agent.steps())(fate)
+        self._advance(agent, more)
+
+    def _advance(self, agent: edge.Machine, steps: int) -> None:
+        for number in range(steps):
+            if not (agent.acts and agent.steps()):
+                return
+            some(number, agent.steps())(edge.ARRIVES)
+
+    @property
+    def working(self) -> list[Process]:
+        return [process for machine in self.world.machines for process in machine.processes() if process.works]
+
+    @precondition(lambda self: self.working)
+    @rule(number=which, outcome=st.sampled_from(["success", "failed", "up_for_retry", "deferred", "deferred"]), fate=fates)
+    def a_task_ends(self, number: int, outcome: str, fate: str) -> None:
+        some(number, self.working).end(outcome, fate)
+
+    @precondition(lambda self: self.agents)
+    @rule(number=which, fate=fates)
+    def an_agent_beats(self, number: int, fate: str) -> None:
+        some(number, self.agents).beat(fate)
+
+    @rule(
+        number=which,
+        how=st.sampled_from(
+            ["its agent restarts", "its agent restarts", "its agent crashes", "reboots", "freezes", "thaws", "is cut off"]
+            + ["is reached again", "is cloned", "is gone", "one of its processes is killed"]
+        ),
+        fate=st.sampled_from([edge.ARRIVES, edge.ARRIVES, edge.ARRIVES, edge.ANSWER_LOST, edge.LOST]),
+    )
+    def something_happens_to_a_machine(self, number: int, how: str, fate: str) -> None:
+        machine = some(number, self.world.machines)
+        if machine.over:
+            return
+        if how.startswith("its agent"):
+            machine.crash_agent()
+        if how == "its agent restarts" and not machine.frozen:
+            machine.start_agent(fate)
+        elif how == "reboots":
+            self.world.hurt_held(machine, "its machine rebooted")
+            machine.reboot()
+            machine.start_agent(fate)
+        elif how in ("freezes", "thaws"):
+            machine.frozen = how == "freezes"
+        elif how in ("is cut off", "is reached again"):
+            machine.cut = how == "is cut off"
+        elif how == "is cloned" and len(self.world.machines) < 3:
+            self.world.clone(machine)
+        elif how == "is gone" and not any(other.over for other in self.world.machines):
+            self.world.hurt_held(machine, "its machine is gone")
+            machine.reboot()
+            machine.over = True
+        elif how == "one of its processes is killed" and machine.processes():
+            process = machine.processes()[0]
+            self.world.hurt(process.entry.job, "its process was killed")
+            machine.kill(process)
+
+    # The control plane
+
+    @precondition(lambda self: self.world.late)
+    @rule(number=which)
+    def a_late_request_arrives(self, number: int) -> None:
+        self.world.late.pop(number % len(self.world.late))()
+
+    @rule(length=seconds, beats=st.booleans())
+    def time_passes(self, length: int, beats: bool) -> None:
+        self.world.pass_seconds(length)
+        for agent in self.agents if beats else ():
+            agent.beat()
+        self.world.keep_house()
+
+    @rule(number=which, how=st.sampled_from(["revokes a job", "stops Airflow's API", "starts it", "deletes what is told"]))
+    def an_operator(self, number: int, how: str) -> None:
+        self.world.airflow.away = how == "stops Airflow's API" or (self.world.airflow.away and how != "starts it")
+        if how == "revokes a job":
+            jobs = list(Job.objects.order_by("pk").values_list("pk", flat=True))
+            for job in jobs[number : number + 1]:
+                self.world.hurt(job, "an operator revoked it")
+                lifecycle.revoke([job], by=OPS)
+        if how == "deletes what is told":
+            self.world.forget_told()
+
+
+@pytest.fixture
+def connections(postgres_url: str, transactional_db: None) -> Iterator[Connections]:
+    """Of all schedulers; no commit waits for the disk, since none is meant to survive."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit TO off")
+    connections = Connections(f"{postgres_url} options='-c synchronous_commit=off'", limit=1)
+    yield connections
+    connections.close()
+
+
+def test_whatever_happens_in_any_order_nothing_is_lost_and_nothing_runs_twice(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def patch(world: World) -> None:
+        monkeypatch.setattr("airflow_bridge.executor.time", SimpleNamespace(monotonic=world.clock.monotonic))
+        monkeypatch.setattr("airflow_bridge.executor.workloads_of", world.airflow.workloads_of)
+
+    run_state_machine_as_test(lambda: Life(connections, patch), settings=EXAMPLES)
