@@ -82,7 +82,10 @@ class Token(requests.auth.AuthBase):
 
 
 class Contact:
-    """Says once when the control plane is away or refuses us, again every minute, and when it is back."""
+    """Says when the control plane is away or refuses us, once a minute at most, and then when it is back.
+
+    Where one kind of request fails and others do not, it is away and back all the time.
+    """
 
     def __init__(self, *, url: str) -> None:
         self.url = url
@@ -90,7 +93,8 @@ class Contact:
         self._misses = 0
         self._lock = threading.Lock()
         self._away_since: float | None = None
-        self._said_at = 0.0
+        self._said = False
+        self._said_at = float("-inf")
 
     @property
     def silent(self) -> bool:
@@ -101,19 +105,19 @@ class Contact:
         with self._lock:
             self._misses = 0
             since, self._away_since = self._away_since, None
+            said, self._said = self._said, False
             self.last_success_at = time.monotonic()
-        if since is not None:
+        if since is not None and said:
             log.info("the control plane answers again after %.0f s", self.last_success_at - since)
 
     def failed(self, error: ApiError) -> None:
         with self._lock:
             now = time.monotonic()
             self._misses += 1
-            first = self._away_since is None
             self._away_since = now if self._away_since is None else self._away_since
-            if not first and now - self._said_at < SAY_AGAIN_SECONDS:
+            if now - self._said_at < SAY_AGAIN_SECONDS:
                 return
-            self._said_at = now
+            self._said, self._said_at = True, now
         log.warning("%s; running tasks go on, reports and logs wait on disk", error)
 
 
@@ -163,6 +167,7 @@ class Client:
             "POST",
             f"logs/{job_id}/{attempt}",
             keys=("size",),
+            speaks_for_all=False,
             params={"offset": offset},
             data=data,
             headers={"Content-Type": "application/octet-stream"},
@@ -200,6 +205,7 @@ class Client:
         *,
         keys: tuple[str, ...],
         authenticated: bool = True,
+        speaks_for_all: bool = True,
         read_seconds: float = READ_SECONDS,
         headers: dict[str, str] | None = None,
         **content: Any,
@@ -220,7 +226,8 @@ class Client:
                     f"{error}: a newer agent runs with this token. Give every machine a token of its own "
                     "(`python -m agent enrol`, or `manage.py create_worker_token NAME`)"
                 ) from None
-            if error.repeatable or error.status == 401:
+            # What a gateway does not let through may be logs alone, for their size or their content.
+            if error.status in (None, 401) or (error.repeatable and speaks_for_all):
                 self.contact.failed(error)
             raise
         self.contact.ok()

@@ -22,6 +22,8 @@ FIGURES_SECONDS = 300.0
 #: not long after the outage that they are promised to outlast, and must hear of them before.
 REPEATS_PER_INTERVAL = 3
 ANSWER_SECONDS = 5.0
+#: Of so many logs one heartbeat tells that they do not get through; the next one tells of others.
+MOST_TROUBLES = 500
 
 
 class Heartbeat:
@@ -61,7 +63,7 @@ class Heartbeat:
         waits = [60.0]
         if self.orders.heartbeat_wanted():
             waits.append(0.0)
-        if self.held.unreported():
+        if self.held.unreported() or self.held.log_troubles():
             waits.append(self.interval_seconds - since)
         if self.state() != self._reported or self._changed_sysinfo() is not None:
             waits.append(change - since)
@@ -82,17 +84,19 @@ class Heartbeat:
         """Send one heartbeat and obey its answer. Raises ApiError, or SessionReplaced."""
         read_seconds = read_seconds or max(ANSWER_SECONDS, self.interval_seconds / REPEATS_PER_INTERVAL)
         sysinfo = self._changed_sysinfo()
-        body = {
+        body: dict[str, Any] = {
             "reported": state,
             "jobs_active": len(self.held.active()),
             "concurrency": self.concurrency,
             "queues": self.queues,
             "sysinfo": sysinfo,
             "held": self.held.unreported(),
+            "log_troubles": self.held.log_troubles()[:MOST_TROUBLES],
         }
         asked_at = time.monotonic()
         answer = self.client.heartbeat(body, read_seconds=read_seconds)
         self._sent_at, self._reported = time.monotonic(), state
+        self.held.log_troubles_told(body["log_troubles"])
         if sysinfo is not None:
             self._sysinfo, self._sysinfo_at = sysinfo, self._sent_at
         self.obey(answer, asked_at=asked_at)

@@ -41,6 +41,22 @@ class Held:
         """What the control plane must hear that we hold: everything whose end it has not accepted yet."""
         return [{"id": job.id, "attempt": job.attempt} for job in self.all() if not job.reported and not job.gone]
 
+    def log_troubles(self) -> list[dict[str, Any]]:
+        """What has changed, since it was told, of logs that do not get through."""
+        return [
+            {"id": job.id, "attempt": job.attempt, "trouble": job.log_trouble}
+            for job in self.all()
+            if job.log_trouble != job.log_trouble_told and not job.gone
+        ]
+
+    def log_troubles_told(self, troubles: list[dict[str, Any]]) -> None:
+        """The control plane has heard this of them."""
+        for said in troubles:
+            job = self.get(Key(said["id"], said["attempt"]))
+            if job is not None:
+                job.log_trouble_told = said["trouble"]
+                self.settle(job)
+
     def free_slots(self) -> int:
         """Slots that neither a job nor a claim in flight has.
 
@@ -96,5 +112,7 @@ class Held:
 
     def settle(self, job: Job) -> None:
         """Forget the job when its end is known and its log is done with."""
+        if job.log_given_up and job.log_trouble != job.log_trouble_told:
+            return
         if job.reported and job.log_done:
             self.forget(job)

@@ -42,6 +42,9 @@ except ImportError:  # Windows
 RESULT_BYTES = 8 * 1024
 #: A disk with less than this takes no job: workloads are a few KB, and the job's log needs room too.
 PROBE_BYTES = 64 * 1024
+#: A disk with less free than both, in bytes and as a share of it, is nearly full.
+ROOM_BYTES = 1 << 30
+ROOM_SHARE = 0.05
 
 
 class Key(NamedTuple):
@@ -95,7 +98,14 @@ class Job:
     #: When the next report or log chunk may be tried, after a failure that concerns this job.
     report_after: float = 0.0
     ship_after: float = 0.0
+    #: Why the log does not get through, for people, and what the control plane has heard of that.
+    log_trouble: str = ""
+    log_trouble_told: str = ""
+    #: The log was deleted before it had arrived; the job stays until that is told.
+    log_given_up: bool = False
     failures: dict[str, int] = field(default_factory=dict)
+    #: The size, the time of the last change and the SHA-256 of the log as it was read last.
+    _digest: tuple[int, int, str] | None = None
 
     @property
     def key(self) -> Key:
@@ -193,13 +203,22 @@ class Job:
         except (OSError, ValueError):
             return 0
 
+    def drop_log(self) -> None:
+        """Give its room on the disk back."""
+        with contextlib.suppress(OSError, ValueError):
+            self.log_file.unlink()
+
     def log_digest(self) -> tuple[int, str]:
-        """Size and SHA-256 of the log as it is on disk."""
+        """Size and SHA-256 of the log as it is on disk; read again only after a change, however often one asks."""
         digest, size = hashlib.sha256(), 0
         with contextlib.suppress(OSError, ValueError), self.log_file.open("rb") as file:
+            changed_at = os.fstat(file.fileno()).st_mtime_ns
+            if self._digest is not None and self._digest[:2] == (os.fstat(file.fileno()).st_size, changed_at):
+                return self._digest[0], self._digest[2]
             while block := file.read(1 << 20):
                 digest.update(block)
                 size += len(block)
+            self._digest = (size, changed_at, digest.hexdigest())
         return size, digest.hexdigest()
 
 
@@ -248,6 +267,11 @@ class Spool:
                 with contextlib.suppress(OSError):
                     leftover.unlink(missing_ok=True)
         return ""
+
+    def nearly_full(self) -> bool:
+        """Whether what is left of the disk is what running tasks need."""
+        usage = shutil.disk_usage(self.folder)
+        return usage.free < min(ROOM_BYTES, usage.total * ROOM_SHARE)
 
     def load(self) -> Iterator[Job]:
         """All jobs that an earlier agent process held. What cannot be read was never confirmed, and is removed."""

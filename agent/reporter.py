@@ -45,6 +45,7 @@ class Reporter:
         """Send one report. Raises ApiError when nobody answers any more."""
         result = job.result or {}
         size, digest = job.log_digest()
+        trouble = job.log_trouble
         try:
             self.client.report(
                 job.id,
@@ -56,11 +57,13 @@ class Reporter:
                     "reason": str(result.get("reason", ""))[:REASON_CHARACTERS],
                     "log_size": size,
                     "log_sha256": digest,
+                    "log_trouble": trouble,
                 },
             )
         except ApiError as error:
             self._refused(job, error)
             return
+        job.log_trouble_told = trouble
         if result["state"] == "not_started":
             self.held.forget(job)
             return

@@ -69,7 +69,7 @@ class Environment(BaseSettings):
     release_after_seconds: int = Field(30, ge=1)
     housekeeping_seconds: int = Field(5, ge=1)
     log_chunk_bytes: int = Field(256 * 1024, ge=1024)
-    #: Per attempt; what exceeds it stays on the edge machine.
+    #: Per attempt; what exceeds it is not kept.
     log_cap_bytes: int = Field(100 * 1024 * 1024, ge=1024)
     #: Finished jobs and their logs are kept this long.
     retention_days: int = Field(30, ge=1)

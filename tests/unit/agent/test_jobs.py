@@ -12,6 +12,7 @@ import pytest
 from agent import jobs
 from agent.held import Held
 from agent.jobs import Found, Job, Spool
+from tests.unit.agent.conftest import write_log
 
 Add = Callable[..., Job]
 
@@ -151,3 +152,30 @@ def test_a_job_is_held_until_its_end_and_its_log_are_told(add_job: Add, held: He
 def test_two_spools_do_not_share(tmp_path: Path) -> None:
     one, two = Spool(state_dir=tmp_path / "a"), Spool(state_dir=tmp_path / "b")
     assert one.folder != two.folder
+
+
+def test_the_digest_of_a_log_is_made_once_until_the_log_changes(add_job: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = add_job()
+    write_log(job, b"one")
+    made: list[object] = []
+    sha256 = jobs.hashlib.sha256
+    monkeypatch.setattr(jobs.hashlib, "sha256", lambda: Counting(sha256(), made))
+    first = job.log_digest()
+    assert job.log_digest() == first
+    assert len(made) == 1
+    write_log(job, b"two")
+    assert job.log_digest() == (6, sha256(b"onetwo").hexdigest())
+
+
+class Counting:
+    """A digest that notes what it reads."""
+
+    def __init__(self, digest: Any, made: list[object]) -> None:
+        self.digest, self.made = digest, made
+
+    def update(self, block: bytes) -> None:
+        self.made.append(len(block))
+        self.digest.update(block)
+
+    def hexdigest(self) -> Any:
+        return self.digest.hexdigest()

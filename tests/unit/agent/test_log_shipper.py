@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from agent import log_shipper
 from agent.client import NOT_OURS, ApiError
 from agent.held import Held
 from agent.jobs import Job, read_job
@@ -113,16 +114,106 @@ def test_a_chunk_that_is_too_large_is_halved_for_all(
     assert [size for _, size in plane.said("log")][:3] == [4096, 2048, 1024]
 
 
-def test_the_smallest_chunk_refused_ends_the_log_and_not_the_job(
+def test_the_smallest_chunk_refused_pauses_the_log(shipper: LogShipper, plane: Plane, held: Held, add_job: Add) -> None:
+    job = add_job()
+    write_log(job, b"x" * 5000)
+    plane.answers["log"] = [refusal(413)] * 3
+    run(shipper)
+    assert not job.log_done
+    assert job.ship_after > 0
+    assert shipper.chunk_bytes == SMALLEST_CHUNK
+    job.ship_after = 0.0
+    end(held, job)
+    run(shipper)
+    assert plane.log == b"x" * 5000
+
+
+def test_a_larger_chunk_is_tried_again_after_some_time(
+    shipper: LogShipper, plane: Plane, add_job: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = add_job()
+    write_log(job, b"x" * 20_000)
+    plane.answers["log"] = [refusal(413), refusal(413), None]
+    monkeypatch.setattr(log_shipper, "LARGER_SECONDS", 0.0)
+    run(shipper)
+    assert [size for _, size in plane.said("log")][:5] == [4096, 2048, 1024, 2048, 4096]
+
+
+def test_many_wrong_offsets_in_a_long_life_do_not_end_a_log(
     shipper: LogShipper, plane: Plane, held: Held, add_job: Add
 ) -> None:
     job = add_job()
-    write_log(job, b"x" * 5000)
-    plane.answers["log"] = [refusal(413)] * 20
+    for number in range(30):
+        write_log(job, b"ab")
+        plane.answers["log"] = [refusal(409, "wrong_offset", size=number * 2)]
+        run(shipper)
+    assert plane.log == b"ab" * 30
+    assert job.ship_after == 0.0
+
+
+def test_wrong_offsets_in_a_row_pause_a_log(shipper: LogShipper, plane: Plane, add_job: Add) -> None:
+    job = add_job()
+    write_log(job, b"ab")
+    plane.answers["log"] = [refusal(409, "wrong_offset", size=0)] * 50
     run(shipper)
-    assert job.log_done
-    assert shipper.chunk_bytes == SMALLEST_CHUNK
-    assert job in held.all()
+    assert len(plane.said("log")) == log_shipper.MOST_JUMPS
+    assert job.ship_after > 0
+    assert not job.log_done
+
+
+def test_why_a_log_does_not_get_through_is_kept_until_it_does(
+    shipper: LogShipper, plane: Plane, held: Held, add_job: Add
+) -> None:
+    stuck, other = add_job(), add_job()
+    write_log(stuck, b"abc")
+    write_log(other, b"abc")
+    plane.answers["log"] = [refusal(503), refusal(503)]
+    run(shipper)
+    assert [said["trouble"] for said in held.log_troubles()] == ["answers 503 ", "answers 503 "]
+    held.log_troubles_told(held.log_troubles())
+    assert held.log_troubles() == []
+    stuck.ship_after = 0.0
+    plane.log = b""
+    run(shipper)
+    assert {said["trouble"] for said in held.log_troubles()} == {""}
+    assert other.shipped == 3, "what held one up may have held up the other"
+
+
+def test_it_says_once_a_minute_that_logs_do_not_get_through(
+    shipper: LogShipper, plane: Plane, add_job: Add, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [add_job() for _ in range(20)]
+    for job in jobs:
+        write_log(job, b"abc")
+    plane.answers["log"] = [refusal(403)] * 200
+    for _ in range(10):
+        for job in jobs:
+            job.ship_after = 0.0
+        shipper.step()
+    assert [record.message for record in caplog.records if record.name == "agent.logs"] == [
+        "logs of 20 jobs wait on disk and do not get through: answers 403 "
+    ]
+
+
+def test_a_nearly_full_disk_takes_the_oldest_log_that_does_not_get_through(
+    shipper: LogShipper, plane: Plane, held: Held, add_job: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, older, newer = add_job(), add_job(), add_job()
+    for job in (running, older, newer):
+        write_log(job, b"abc")
+    plane.answers["log"] = [refusal(503)] * 3
+    for job in (older, newer):
+        end(held, job)
+        held.told(job)
+    run(shipper)
+    monkeypatch.setattr(log_shipper, "ROOM_SECONDS", 0.0)
+    shipper._room_at = 0.0
+    monkeypatch.setattr(held.spool, "nearly_full", lambda: older.log_file.exists())
+    run(shipper)
+    assert [job.log_file.exists() for job in (running, older, newer)] == [True, False, True]
+    assert older in held.all(), "that it was deleted is still to be told"
+    held.log_troubles_told(held.log_troubles())
+    assert held.all() == [running, newer]
 
 
 @pytest.mark.parametrize(("status", "code"), [(413, "log_full"), (409, "stale_attempt")])

@@ -401,3 +401,18 @@ def test_airflow_is_asked_rarely() -> None:
     for _ in range(10):
         gate.closed_because()
     assert len(answers) == 1
+
+
+def test_why_a_log_does_not_get_through_is_told_once_even_of_a_job_that_has_ended(
+    heartbeat: Heartbeat, plane: Plane, held: Held, add_job: Callable[..., Job]
+) -> None:
+    job = add_job()
+    heartbeat.send("idle")
+    held.ended(job, {"state": "success"})
+    held.told(job)
+    job.log_trouble = "answers 503"
+    heartbeat._sent_at -= 1000
+    assert heartbeat.step() == 0.0
+    heartbeat.send("idle")
+    told = [body["log_troubles"] for body in plane.said("heartbeat")]
+    assert told == [[], [{"id": job.id, "attempt": 1, "trouble": "answers 503"}], []]

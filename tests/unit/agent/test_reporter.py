@@ -38,6 +38,7 @@ def test_a_report_says_what_the_runner_left(reporter: Reporter, plane: Plane, he
         "reason": "",
         "log_size": 3,
         "log_sha256": hashlib.sha256(b"abc").hexdigest(),
+        "log_trouble": "",
     }
     assert held.all() == []
 
