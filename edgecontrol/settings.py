@@ -43,8 +43,10 @@ def _database() -> dict[str, object]:
             "keepalives_count": 3,
             **options,
             "options": f"-c search_path=edgecontrol {options.get('options', '')}".strip(),
-            # A request waits for a connection behind the others rather than failing; gunicorn.py bounds how many wait.
-            "pool": {"min_size": 1, "max_size": EDGECONTROL.database_pool, "timeout": 20},
+            # No more requests work at once than there are connections (`hub.BoundedWork`), so whoever waits for one
+            # waits for the server: an early 503 is better. Reconnecting is given up soon, and the next request tries
+            # anew: the pool's own pauses double, and would add to an outage as much time as it took.
+            "pool": {"min_size": 1, "max_size": EDGECONTROL.database_pool, "timeout": 5, "reconnect_timeout": 2},
         },
     }
 
