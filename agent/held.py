@@ -89,6 +89,12 @@ class Held:
                 self.full_since = time.monotonic()
             return True
 
+    def fits(self, job: Job) -> bool:
+        """Whether the job may run beside the others that have not ended: the control plane may count them as gone."""
+        with self._lock:
+            others = sum(other.slots for other in self._jobs.values() if other is not job and other.result is None)
+            return others + job.slots <= self.concurrency
+
     def ended(self, job: Job, result: dict[str, Any]) -> None:
         """The job's process is gone; what is left is to tell it."""
         with self._lock:

@@ -60,12 +60,19 @@ class Intake:
                 except Exception as error:  # whatever it holds, the others of this answer are not to blame
                     log.error("an offer makes no sense and is left to the control plane: %r", error)
                 else:
-                    jobs += [job] if self.held.add(job) else []
+                    jobs += [job] if self.held.add(job) and self._fits(job) else []
         finally:
             self.held.unreserve(reserved)
         self.confirm(jobs)
         for offer, reason in homeless:
             self._give_back(offer, reason)
+
+    def _fits(self, job: Job) -> bool:
+        """Whether there is room for the job; else it goes back. An answer that comes late knows older slots."""
+        if self.held.fits(job):
+            return True
+        self.held.ended(job, {"state": "not_started", "reason": "no slots are free for it on its machine"})
+        return False
 
     def _give_back(self, offer: dict[str, Any], reason: str) -> None:
         """Let somebody else have it at once. When nobody hears that, it goes back by itself: it is unconfirmed."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -20,9 +22,10 @@ log = logging.getLogger("agent.jobs")
 
 #: How often all jobs are looked at. The runner tells of its own jobs at once; this is for those of earlier runners.
 LOOK_SECONDS = 1.0
-#: A confirmed job that no runner could be told to start for this long goes back to the control plane.
+#: A confirmed job that no runner has started for this long goes back to the control plane.
 START_SECONDS = 60.0
-KILLED_WAIT_SECONDS = 5.0
+#: For how long what was killed is waited for at one look; the next look waits for what is left.
+KILLED_WAIT_SECONDS = 1.0
 #: What a result may say.
 RESULTS = frozenset({"success", "failed", "refused", "not_started"})
 
@@ -79,37 +82,55 @@ class JobWatch:
         A job that has ended is left alone: its report may be what made the control plane call it gone, and if not, the
         answer to its report says so.
         """
-        if job.result is None and job.look() is Found.ENDED:
-            self._ended(job)
+        with self._telling_trouble(job):
+            if job.result is None and job.look() is Found.ENDED:
+                self._ended(job)
         if job.result is not None:
             return
         job.gone = job.gone or gone
         if job.stopping_at is None:
             job.stopping_at, job.stopped_because = time.monotonic(), because
-            self._ask_to_stop(job)
+            with self._telling_trouble(job):
+                self._ask_to_stop(job)
 
     def look_at_all(self) -> None:
         """Compare every job that has not ended with what the disk says of it."""
         self._looked_at = time.monotonic()
         for job in self.held.active():
-            try:
+            with self._telling_trouble(job):
                 self._look(job)
-            except Exception as error:  # one directory that cannot be read must not hide the others
-                log.error("job %s attempt %d cannot be looked at: %r", job.id, job.attempt, error)
 
-    def take_over(self, job: Job) -> None:
-        """Hold a job that an earlier agent process left behind; its start or its end follow by the usual looks."""
-        found = job.look()
+    def take_over(self, job: Job) -> Found | None:
+        """Hold a job that an earlier agent process left behind; its start or its end follow by the usual looks.
+
+        Returns how it was found; None when that cannot be told yet.
+        """
         self.held.add(job)
-        if found is Found.ENDED:
-            self._ended(job)
-        elif found is Found.DIED:
-            self._died(job)
-        elif found is not Found.RUNNING and job.boot_id != self.boot_id:
-            self.held.forget(job)  # not accounted for, so the control plane gives it to somebody anew
-            return
-        self.held.settle(job)  # it may have been done with, but for its directory
-        log.info("job %s attempt %d is taken over: %s", job.id, job.attempt, found.value)
+        found = None
+        with self._telling_trouble(job):
+            found = job.look()
+            if found is Found.ENDED:
+                self._ended(job)
+            elif found is Found.DIED:
+                self._died(job)
+            elif found is not Found.RUNNING and job.boot_id != self.boot_id:
+                self.held.forget(job)  # not accounted for, so the control plane gives it to somebody anew
+                return found
+            self.held.settle(job)  # it may have been done with, but for its directory
+            log.info("job %s attempt %d is taken over: %s", job.id, job.attempt, found.value)
+        return found
+
+    @contextlib.contextmanager
+    def _telling_trouble(self, job: Job) -> Iterator[None]:
+        """Let one job that cannot be looked at now hide no other, nor be taken for dead: the next look may tell."""
+        try:
+            yield
+        except Exception as error:
+            if job.trouble != repr(error):
+                log.error("job %s attempt %d cannot be looked at: %r", job.id, job.attempt, error)
+            job.trouble = repr(error)
+        else:
+            job.trouble = ""
 
     def _reconnect(self) -> None:
         if time.monotonic() < self._reconnect_at:
@@ -128,12 +149,13 @@ class JobWatch:
         job = self.held.by_name(str(event.get("job", "")))
         if job is None:
             return
-        if event["event"] == "unstarted":
-            self._not_started(job, str(event["reason"]))
-        elif event["event"] == "ended":
-            self._look(job, status=event.get("status"))
-            if job.result is None and not (job.directory / "started").exists():
-                self._not_started(job, "its process ended before it began")
+        with self._telling_trouble(job):
+            if event["event"] == "unstarted":
+                self._not_started(job, str(event["reason"]))
+            elif event["event"] == "ended":
+                self._look(job, status=event.get("status"))
+                if job.result is None:
+                    self._not_started(job, "its process ended before it began")
 
     def _look(self, job: Job, *, status: int | None = None) -> None:
         found = job.look()
@@ -143,13 +165,13 @@ class JobWatch:
             self._ended(job)
         elif found is Found.DIED:
             self._died(job, status=status)
-        elif job.stopping_at is not None and not job.ordered:
+        elif job.stopping_at is not None:
             self._not_started(job, "stopped before its start")
-        elif found is Found.WAITING and not job.ordered:
+        elif found is Found.WAITING:
             self.order(job)
-            late = time.monotonic() - job.held_since > START_SECONDS
-            if late and not job.ordered and job.give_up_start():
-                self._not_started(job, "the task runner of its machine does not come back")
+            job.waiting_since = job.waiting_since or time.monotonic()
+            if time.monotonic() - job.waiting_since > START_SECONDS:
+                self._not_started(job, "the task runner of its machine does not start it")
 
     def _ask_to_stop(self, job: Job) -> None:
         supervisor = job.supervisor(boot_id=self.boot_id)
@@ -164,24 +186,34 @@ class JobWatch:
             log.warning("job %s attempt %d did not stop in time and is killed", job.id, job.attempt)
             self._kill(job)
 
-    def _kill(self, job: Job) -> None:
-        """End everything of the job, and see it gone."""
-        alive = processes.of_job(job.name, supervisor=job.supervisor(boot_id=self.boot_id))
-        processes.kill(alive)
-        psutil.wait_procs(alive, timeout=KILLED_WAIT_SECONDS)
+    def _kill(self, job: Job) -> bool:
+        """End everything of the job; False while something of it is left.
+
+        What is killed may have started more since it was found, so only a look that finds nothing is the last.
+        """
+        deadline = time.monotonic() + KILLED_WAIT_SECONDS
+        while alive := processes.of_job(job.name, supervisor=job.supervisor(boot_id=self.boot_id)):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            processes.kill(alive)
+            psutil.wait_procs(alive, timeout=left)
+        return True
 
     def _ended(self, job: Job) -> None:
         result = read_json(job.directory / "exit.json") or {}
         if result.get("state") not in RESULTS:
             result = {"state": "failed", "reason": "the result on disk cannot be read"}
         # What outlived its supervisor: when it was stopped, or failed itself before its task had an outcome.
-        if job.stopping_at is not None or (result["state"] == "failed" and not result.get("airflow_outcome")):
-            self._kill(job)
+        failed_itself = result["state"] == "failed" and not result.get("airflow_outcome")
+        if (failed_itself or job.stopping_at is not None) and not self._kill(job):
+            return  # somebody else must not start it beside that
         self._finish(job, result)
 
     def _died(self, job: Job, *, status: int | None = None) -> None:
         """Its supervisor is gone without a word: stop what it left behind, then say how it ended."""
-        self._kill(job)
+        if not self._kill(job):
+            return
         how = f"by signal {-status}" if status is not None and status < 0 else "without a result"
         if job.boot_id != self.boot_id:
             how = "with its machine, which restarted"
@@ -199,7 +231,13 @@ class JobWatch:
         self._finish(job, result)
 
     def _not_started(self, job: Job, reason: str) -> None:
-        self._finish(job, {"state": "not_started", "reason": reason})
+        """Give the job back, unless a process of it has begun after all: then the next look sees what becomes of it."""
+        if job.result is not None or not job.give_up_start():
+            return
+        result = {"state": "not_started", "reason": reason}
+        with contextlib.suppress(OSError):
+            job.finish(result)
+        self._finish(job, result)
 
     def _finish(self, job: Job, result: dict[str, Any]) -> None:
         if job.stopped_because and result["state"] == "failed":

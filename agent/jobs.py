@@ -18,8 +18,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -37,6 +39,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+log = logging.getLogger("agent.jobs")
 
 #: Set aside on the disk for the result of each job: more than any result has.
 RESULT_BYTES = 8 * 1024
@@ -84,8 +87,10 @@ class Job:
     reported: bool = False
     log_done: bool = False
     shipped: int = 0
-    #: Since when this process holds it.
-    held_since: float = field(default_factory=time.monotonic)
+    #: Since when this process tries to have it started.
+    waiting_since: float | None = None
+    #: Why the last look at it told nothing, if so.
+    trouble: str = ""
     #: The runner has the order to start it.
     ordered: bool = False
     #: Since when the job has to stop; None while nobody wants it to. Then, whether its process was told.
@@ -130,7 +135,10 @@ class Job:
         return path
 
     def look(self) -> Found:
-        """Read the job's condition from disk. Its supervisor may lock, start or end at any time meanwhile."""
+        """Read the job's condition from disk. Its supervisor may lock, start or end at any time meanwhile.
+
+        Raises OSError when that cannot be told now: no descriptor is free, the disk does not answer.
+        """
         if is_locked(self.directory / "lock"):
             return Found.RUNNING
         if (self.directory / "exit.json").exists():
@@ -164,7 +172,7 @@ class Job:
         self.confirmed = True
 
     def give_up_start(self) -> bool:
-        """Take the one start of this attempt, so that nobody can any more; False when somebody has."""
+        """Take the one start of this attempt, so that nobody can any more; False when somebody has, or may have."""
         try:
             os.close(os.open(self.directory / "started", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError:
@@ -274,20 +282,30 @@ class Spool:
         return usage.free < min(ROOM_BYTES, usage.total * ROOM_SHARE)
 
     def load(self) -> Iterator[Job]:
-        """All jobs that an earlier agent process held. What cannot be read was never confirmed, and is removed."""
+        """All jobs that an earlier agent process held. What is not whole was never confirmed, and is removed."""
         for directory in sorted(self.folder.iterdir()):
-            job = None if directory.name.startswith(".") else read_job(directory)
+            try:
+                job = None if directory.name.startswith(".") else read_job(directory)
+            except OSError as error:
+                log.error("%s cannot be read and stays as it is: %s", directory, error.strerror or error)
+                continue
             if job is None:
                 shutil.rmtree(directory, ignore_errors=True)
             else:
                 yield job
 
     def forget(self, job: Job) -> None:
-        shutil.rmtree(job.directory, ignore_errors=True)
+        """Remove the job's directory, all at once for whoever looks: without its `started` it could start again."""
+        removed = job.directory.with_name(f".{job.name}.removed")
+        try:
+            job.directory.rename(removed)
+        except OSError:
+            removed = job.directory
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def read_job(directory: Path) -> Job | None:
-    """The job of a directory, or None when it is not a whole one."""
+    """The job of a directory, or None when it is not a whole one. Raises OSError when that cannot be told now."""
     facts = read_json(directory / "job.json") or {}
     try:
         job = Job(
@@ -304,16 +322,20 @@ def read_job(directory: Path) -> Job | None:
         return None
     job.confirmed = (directory / "confirmed").exists()
     job.reported = (directory / "reported").exists()
-    shipped = read_json(directory / "shipped") or {}
-    job.shipped, job.log_done = int(shipped.get("size", 0)), bool(shipped.get("done", False))
+    with contextlib.suppress(OSError, TypeError, ValueError):  # else its log is shipped anew, which changes nothing
+        shipped = read_json(directory / "shipped") or {}
+        job.shipped, job.log_done = int(shipped.get("size", 0)), bool(shipped.get("done", False))
     return job
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock. Takes it for an instant, so whoever locks for good tries twice."""
+    """Whether another process holds the lock. Takes it for an instant, so whoever locks for good tries twice.
+
+    Raises OSError when that cannot be told now: a process must not be taken for dead because no descriptor is free.
+    """
     try:
         handle = os.open(path, os.O_RDWR)
-    except OSError:
+    except FileNotFoundError:
         return False
     try:
         return not try_lock(handle)
@@ -322,7 +344,7 @@ def is_locked(path: Path) -> bool:
 
 
 def try_lock(handle: int) -> bool:
-    """Take the lock of an open file for this process, without waiting."""
+    """Take the lock of an open file for this process, without waiting; False when another process has it."""
     try:
         if fcntl is not None:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -330,16 +352,18 @@ def try_lock(handle: int) -> bool:
             import msvcrt
 
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
     return True
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in the file; None when it is missing or broken."""
+    """The object in the file; None when it is missing or broken. Raises OSError when it cannot be read now."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -18,11 +18,12 @@ def take(folder: Path) -> int:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         handle = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        taken = try_lock(handle)
     except OSError as error:
         raise BadStateDir(
             f"cannot use the state directory {folder} ({error.strerror}); choose one with --state-dir"
         ) from None
-    if not try_lock(handle):
+    if not taken:
         os.close(handle)
         raise AlreadyRunning(
             f"another agent runs with the state directory {folder}: stop it, or give this one its own --state-dir"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import errno
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ import pytest
 from agent.gate import Gate
 from agent.held import Held
 from agent.job_watch import START_SECONDS, JobWatch
-from agent.jobs import Job, read_job, write
+from agent.jobs import Found, Job, read_job, write
 
 Add = Callable[..., Job]
 
@@ -44,6 +49,20 @@ def confirmed(job: Job) -> Job:
     return job
 
 
+@contextlib.contextmanager
+def lock(job: Job) -> Iterator[None]:
+    """Have another process lock the job, as its supervisor does."""
+    script = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(job.directory / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+
+
 def test_a_job_is_ordered_once(watch: JobWatch, runner: Runner, add_job: Add) -> None:
     job = confirmed(add_job())
     watch.order(job)
@@ -68,7 +87,8 @@ def test_a_job_that_no_runner_can_start_goes_back_and_can_start_nowhere_here(
     job = confirmed(add_job())
     watch.look_at_all()
     assert job.result is None, "it may be back in a moment"
-    job.held_since -= START_SECONDS + 1
+    assert job.waiting_since is not None
+    job.waiting_since -= START_SECONDS + 1
     watch.look_at_all()
     assert job.result is not None
     assert job.result["state"] == "not_started"
@@ -76,6 +96,140 @@ def test_a_job_that_no_runner_can_start_goes_back_and_can_start_nowhere_here(
     runner.ready = True
     watch.look_at_all()
     assert runner.started == []
+
+
+def test_a_job_that_a_hung_runner_does_not_start_goes_back(watch: JobWatch, runner: Runner, add_job: Add) -> None:
+    job = confirmed(add_job())
+    watch.look_at_all()
+    assert runner.started == [job.name]
+    assert job.waiting_since is not None
+    job.waiting_since -= START_SECONDS + 1
+    watch.look_at_all()
+    assert job.result is not None
+    assert job.result["state"] == "not_started"
+    assert not job.give_up_start(), "should the runner go on, its fork finds the one start taken"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{"event": "unstarted", "reason": "cannot fork"}, {"event": "ended", "status": 0}],
+    ids=["unstarted", "ended"],
+)
+def test_a_job_goes_back_only_when_nobody_has_begun_to_start_it(
+    watch: JobWatch, add_job: Add, event: dict[str, Any]
+) -> None:
+    """It was ordered twice, since the agent was restarted: one fork did not work, and the other has just begun."""
+    begun, other = confirmed(add_job()), confirmed(add_job())
+    assert begun.give_up_start()
+    with lock(begun):
+        for job in (begun, other):
+            watch._follow({**event, "job": job.name})
+    assert begun.result is None
+    assert other.result is not None
+    assert not other.give_up_start()
+
+
+def test_a_job_that_is_stopped_after_its_order_starts_no_more(watch: JobWatch, add_job: Add, held: Held) -> None:
+    job, begun = confirmed(add_job()), confirmed(add_job())
+    watch.look_at_all()
+    assert begun.give_up_start()
+    with lock(begun):
+        for each in (job, begun):
+            watch.stop(each, gone=True)
+        watch.look_at_all()
+        assert held.all() == [begun]
+    assert not job.directory.exists()
+
+
+@pytest.mark.parametrize("kind", ["ExecuteTask", "ExecuteCallback"])
+def test_what_was_given_back_is_given_back_by_the_next_agent_too(
+    watch: JobWatch, add_job: Add, held: Held, kind: str
+) -> None:
+    job = confirmed(add_job(kind=kind))
+    watch._follow({"event": "unstarted", "job": job.name, "reason": "cannot fork"})
+    (again,) = held.spool.load()
+    held._jobs.clear()
+    assert watch.take_over(again) is Found.ENDED
+    assert again.result is not None
+    assert (again.result["state"], again.result["reason"]) == ("not_started", "cannot fork")
+
+
+def no_descriptors(*arguments: Any, **options: Any) -> int:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_task_is_not_dead_because_no_descriptor_is_free(
+    watch: JobWatch, add_job: Add, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running, ended, kept = (confirmed(add_job()) for _ in range(3))
+    for job in (running, ended, kept):
+        assert job.give_up_start()
+    ended.finish({"state": "success", "airflow_outcome": "success"})
+    with lock(running):
+        with monkeypatch.context() as patch:
+            patch.setattr("agent.jobs.os.open", no_descriptors)
+            patch.setattr("agent.jobs.Path.read_bytes", no_descriptors)
+            watch.look_at_all()
+            watch.look_at_all()
+            watch.stop(kept, gone=False)
+            watch._follow({"event": "ended", "job": kept.name, "status": 0})
+            assert watch.take_over(kept) is None
+            assert list(watch.held.spool.load()) == []
+        assert [job.result for job in (running, ended, kept)] == [None, None, None]
+        assert all(job.directory.exists() for job in (running, ended, kept))
+        assert caplog.text.count(f"{running.id} attempt 1 cannot be looked at") == 1
+        watch.look_at_all()
+    assert running.result is None
+    assert ended.result == {"state": "success", "airflow_outcome": "success"} | ended.result  # type: ignore[operator]
+    assert kept.result is not None
+    assert kept.result["state"] == "not_started"
+
+
+def test_one_job_that_cannot_be_looked_at_hides_no_other(
+    watch: JobWatch, add_job: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = confirmed(add_job()), confirmed(add_job())
+    monkeypatch.setattr(bad, "look", no_descriptors)
+    good.finish({"state": "success"})
+    for job in (bad, good):
+        watch.take_over(job)
+    watch.look_at_all()
+    assert (bad.result, good.result and good.result["state"]) == (None, "success")
+
+
+class Processes:
+    """What each look finds of a job; each kill ends what was found."""
+
+    def __init__(self, *looks: list[str]) -> None:
+        self.looks = list(looks)
+        self.killed: list[str] = []
+
+    def of_job(self, name: str, *, supervisor: object) -> list[str]:
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+    def kill(self, found: list[str]) -> None:
+        self.killed += found
+
+
+@pytest.mark.parametrize("died", [True, False], ids=["without a result", "by its own failure"])
+def test_an_end_is_told_only_when_nothing_of_the_job_is_left(
+    watch: JobWatch, add_job: Add, monkeypatch: pytest.MonkeyPatch, died: bool
+) -> None:
+    """A task that is being killed forks once more; one of its processes then hangs in the kernel."""
+    monkeypatch.setattr("agent.job_watch.KILLED_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("agent.job_watch.psutil.wait_procs", lambda alive, timeout: time.sleep(0.001))
+    job = confirmed(add_job())
+    assert job.give_up_start()
+    if not died:
+        job.finish({"state": "failed", "reason": "the supervisor failed"})
+    processes = Processes(["task"], ["its child"], ["stuck"])
+    monkeypatch.setattr("agent.job_watch.processes", processes)
+    watch.look_at_all()
+    assert processes.killed[:3] == ["task", "its child", "stuck"]
+    assert job.result is None
+    processes.looks = [["stuck"], []]
+    watch.look_at_all()
+    assert job.result is not None
 
 
 def test_a_disk_that_refuses_the_confirmation_leaves_nothing_to_start(

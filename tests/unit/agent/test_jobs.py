@@ -149,6 +149,28 @@ def test_a_job_is_held_until_its_end_and_its_log_are_told(add_job: Add, held: He
     assert held.all() == []
 
 
+def test_an_agent_killed_while_it_forgets_a_job_leaves_nothing_to_start(
+    add_job: Add, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = add_job()
+    job.mark_confirmed()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "agent.jobs.shutil.rmtree", lambda path, ignore_errors: (path / "started").unlink(missing_ok=True)
+        )
+        held.forget(job)
+    assert not job.directory.exists()
+    assert list(held.spool.load()) == []
+    assert list(held.spool.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("shipped", ["[]", "x", '{"size": "x"}', '{"size": null}'])
+def test_a_log_position_that_cannot_be_read_begins_anew(add_job: Add, held: Held, shipped: str) -> None:
+    (add_job().directory / "shipped").write_text(shipped)
+    (again,) = held.spool.load()
+    assert (again.shipped, again.log_done) == (0, False)
+
+
 def test_two_spools_do_not_share(tmp_path: Path) -> None:
     one, two = Spool(state_dir=tmp_path / "a"), Spool(state_dir=tmp_path / "b")
     assert one.folder != two.folder

@@ -250,6 +250,17 @@ def test_an_offer_that_came_twice_is_confirmed_and_started_once(intake: Intake, 
     assert len(intake.starter.jobs) == 1  # type: ignore[attr-defined]
 
 
+def test_offers_beyond_the_slots_that_are_free_go_back(intake: Intake, plane: Plane, held: Held, add_job: Add) -> None:
+    """The control plane counts a job as gone once it is revoked; here its process still has its grace."""
+    add_job(slots=2)
+    offers = [offer(1), offer(2, slots=2), offer(3)]
+    intake.take(offers, reserved=0)
+    assert [job.id for job in intake.starter.jobs] == [offers[0]["id"], offers[2]["id"]]  # type: ignore[attr-defined]
+    (back,) = [job for job in held.all() if job.result is not None]
+    assert (back.id, back.result and back.result["state"]) == (offers[1]["id"], "not_started")
+    assert [job["id"] for job in plane.said("confirm")[0]] == [offers[0]["id"], offers[2]["id"]]
+
+
 def test_an_unreadable_offer_harms_no_other(intake: Intake) -> None:
     intake.take([offer(1, slots="x"), {"id": 3}, offer(2)], reserved=0)
     assert [job.id for job in intake.starter.jobs] == [offer(2)["id"]]  # type: ignore[attr-defined]
