@@ -48,6 +48,12 @@ def balanced(request: pytest.FixtureRequest) -> Callable[[Row], None]:
     return check
 
 
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say something below the table that is worth knowing, and that no test may depend on."""
+    return lambda said: request.node.user_properties.append(("fault figure", said))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = [one for kind in ("passed", "failed") for one in terminalreporter.stats.get(kind, [])]
     rows = [Row(**value) for one in reports for name, value in one.user_properties if name == "fault case"]
@@ -56,6 +62,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     table = as_table(sorted(rows, key=lambda row: row.case))
     terminalreporter.section(f"faults, seed {SEED}, {'real intervals' if FULL else 'intervals at a tenth'}")
     terminalreporter.write(table)
+    for said in [value for one in reports for name, value in one.user_properties if name == "fault figure"]:
+        terminalreporter.write_line(said)
     if path := os.environ.get("FAULTS_TABLE"):
         Path(path).write_text(table)
 

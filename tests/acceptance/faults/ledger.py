@@ -47,11 +47,13 @@ def balance(
     recovery_seconds: float | None = None,
     may_be_retried: Iterable[Task] = (),
     incomplete_logs: bool = False,
+    log_cap: int | None = None,
 ) -> Row:
     """Compare all books of a site that has settled.
 
     `may_be_retried` names the tasks whose first try a case took away; any other retry is wrong. With
-    `incomplete_logs` the log of a try that was lost need only be the beginning of what its task wrote.
+    `incomplete_logs` the log of a try that was lost need only be the beginning of what its task wrote; of any log
+    only the first `log_cap` bytes are kept.
     """
     jobs = site.rows("SELECT * FROM edgecontrol.job")
     row = Row(case=case, faults=site.faults, jobs=len(jobs), recovery_seconds=recovery_seconds)
@@ -59,7 +61,7 @@ def balance(
     _count_starts(row, site)
     _compare_jobs(row, site, jobs)
     for job in jobs:
-        _compare_log(row, site, job, lost_may_be_short=incomplete_logs)
+        _compare_log(row, site, job, lost_may_be_short=incomplete_logs, cap=log_cap)
     for machine in site.machines:
         _check_slots(row, site, machine)
     return row
@@ -134,8 +136,8 @@ def _compare_jobs(row: Row, site: FaultSite, jobs: list[Any]) -> None:
             row.complaints.append(f"job {job.id} is {job.state} ({job.airflow_outcome}), Airflow has {one.state}")
 
 
-def _compare_log(row: Row, site: FaultSite, job: Any, *, lost_may_be_short: bool) -> None:
-    """Every attempt that wrote a log: the stored bytes are the file's bytes."""
+def _compare_log(row: Row, site: FaultSite, job: Any, *, lost_may_be_short: bool, cap: int | None) -> None:
+    """Every attempt that wrote a log: the stored bytes are the file's bytes, or the first ones below the cap."""
     for attempt in range(1, job.attempt + 1):
         kept = site.kept / f"{job.id}.{attempt}"
         if not kept.exists():
@@ -145,7 +147,7 @@ def _compare_log(row: Row, site: FaultSite, job: Any, *, lost_may_be_short: bool
             job.id,
             attempt,
         )
-        stored, truth = b"".join(bytes(chunk.data) for chunk in chunks), kept.read_bytes()
+        stored, truth = b"".join(bytes(chunk.data) for chunk in chunks), kept.read_bytes()[:cap]
         if lost_may_be_short and job.state in ("lost", "revoked") and truth.startswith(stored):
             continue
         if stored != truth:

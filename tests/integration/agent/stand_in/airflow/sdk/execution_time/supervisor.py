@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -83,6 +84,8 @@ def run_task(task: dict[str, Any], path: Path) -> int:
             child = subprocess.Popen(["sleep", "600"], start_new_session=True)
             _log_to_target(log, json.dumps({"child": child.pid}).encode() + b"\n")
         _log_to_target(log, os.urandom(task.get("bytes", 0)))
+        if "text" in task:
+            write_text(log, **task["text"])
         deadline = time.monotonic() + task.get("seconds", 0)
         until = Path(task["until"]) if "until" in task else None
         count, ticks = 0, int(task.get("work", 0) / TICK_SECONDS)  # a machine that stands still does no work
@@ -93,6 +96,27 @@ def run_task(task: dict[str, Any], path: Path) -> int:
     witness("end", task)
     sys.stdout.flush()
     return int(task.get("code", 0))
+
+
+def write_text(log: BinaryIO, *, bytes: int, seed: int, seconds: float = 0.0) -> None:
+    """As many bytes that try whoever carries them, the same for the same seed; in odd pieces over so many seconds.
+
+    Characters of one to four bytes, NUL, and bytes that are no UTF-8; a piece ends in the midst of any of them.
+    """
+    dice = random.Random(seed)  # noqa: S311
+    letters = ["Grüße aus ", "日本語のログ", "😀", "\0", "\r\n", "a" * 200]
+    broken = [b"\xff\xfe", b"\xc3(", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0\x80"]
+    pool = b"".join(
+        dice.choice(broken) if dice.random() < 0.1 else dice.choice(letters).encode() for _ in range(20_000)
+    )
+    left, began = bytes, time.monotonic()
+    while left > 0:
+        size = min(left, dice.randrange(1, 70_000, 2))
+        start = dice.randrange(len(pool))
+        data = (b"%d\n" % left + pool[start:] + pool)[:size]
+        _log_to_target(log, data)
+        left -= len(data)
+        time.sleep(max(0.0, began + seconds * (1 - left / bytes) - time.monotonic()))
 
 
 def _log_to_target(log: BinaryIO, data: bytes) -> None:
