@@ -28,6 +28,8 @@ _SILENCE_SECONDS = STATEMENT_SECONDS + 1
 
 #: What makes one row unfit: its values, a constraint, or a size that PostgreSQL cannot store.
 _ROW_ERRORS = ("22", "23", "54")
+#: The connection ends, or the server does: what its last statement did is not known.
+_ENDS = ("08", "57P")
 #: Missing schema, table or column, or no right to them: another version's database, or one not migrated yet.
 _SCHEMA_ERRORS = ("3F", "42")
 
@@ -42,6 +44,10 @@ class StoreAway(StoreError):
 
 class NoConnection(StoreAway):
     """There is no connection to PostgreSQL: no other statement would go through either."""
+
+
+class StatementFailed(StoreAway):
+    """PostgreSQL refuses this statement now; it had no effect, and others may go through."""
 
 
 class StoreNotReady(StoreError):
@@ -85,7 +91,7 @@ def classify(error: psycopg.Error) -> StoreError:
     # Without a state the driver itself refused a value, such as NUL in a text.
     if state.startswith(_ROW_ERRORS) or (not state and isinstance(error, psycopg.DataError)):
         return RowRefused(text)
-    return StoreAway(text)
+    return StatementFailed(text) if state and not state.startswith(_ENDS) else StoreAway(text)
 
 
 class _Connection(psycopg.Connection[Any]):

@@ -16,7 +16,7 @@ from airflow_bridge import queueing
 from airflow_bridge.ledger import Ledger
 from airflow_bridge.states import JobState, Kind
 from airflow_bridge.store import JobRow, Store
-from airflow_bridge.task_instances import TaskInstanceNow, look_up
+from airflow_bridge.task_instances import TaskInstanceNow, look_up, look_up_cleared
 from airflow_bridge.verdict import Verdict, needs_airflow, reach, settled
 
 #: Ended jobs read in one turn.
@@ -46,12 +46,14 @@ class Endings:
         *,
         patience: int,
         look_up: Callable[[Collection[UUID]], dict[UUID, TaskInstanceNow]] = look_up,
+        look_up_cleared: Callable[[Collection[Any]], dict[UUID, TaskInstanceNow]] = look_up_cleared,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._patience = patience
         self._look_up = look_up
+        self._look_up_cleared = look_up_cleared
         self._clock = clock
         #: Given out last turn; on the next one Airflow is asked, and `told_at` set.
         self._telling: dict[UUID, JobRow] = {}
@@ -108,8 +110,12 @@ class Endings:
         return endings
 
     def _ask(self, rows: Iterable[JobRow]) -> dict[UUID, TaskInstanceNow]:
-        """One query of Airflow's tables for all jobs that need it, none when no job does."""
-        return self._look_up({row.airflow_id for row in rows if needs_airflow(row)})
+        """One query of Airflow's tables for all jobs that need it, none when no job does; one more for cleared tasks."""
+        asking = [row for row in rows if needs_airflow(row)]
+        found = self._look_up({row.airflow_id for row in asking})
+        missing = {row.id: row for row in asking if row.airflow_id not in found}
+        cleared = self._look_up_cleared([queueing.key_of(row) for row in missing.values()])
+        return found | {missing[job_id].airflow_id: now for job_id, now in cleared.items() if job_id in missing}
 
     def _ending(self, row: JobRow, now: TaskInstanceNow | None) -> Ending:
         key = now.key if now and row.kind == Kind.TASK else queueing.key_of(row)

@@ -21,13 +21,13 @@ from airflow.utils.state import CallbackState, TaskInstanceState
 
 from airflow_bridge import config, outbox, queueing
 from airflow_bridge.containment import contained, nothing
-from airflow_bridge.database import NoConnection, StoreError
+from airflow_bridge.database import NoConnection, StoreAway, StoreError
 from airflow_bridge.endings import Ending, Endings
 from airflow_bridge.ledger import Ledger, OpenJob
 from airflow_bridge.outage import Outage
 from airflow_bridge.states import FINAL, JobState
 from airflow_bridge.store import NewJob, Store
-from airflow_bridge.task_instances import workloads_of
+from airflow_bridge.task_instances import look_up, workloads_of
 from airflow_bridge.verdict import Verdict
 
 #: Rows in one statement.
@@ -72,6 +72,13 @@ class EdgeControlExecutor(BaseExecutor):
         self._endings = Endings(self._store, self._ledger, patience=self.config.outage_patience)
         self.running: set[Any] = set()
         self._buffered_at: dict[Any, float] = {}
+        #: Buffered ones whose INSERT may have had its effect, by id.
+        self._tried: set[UUID] = set()
+        #: Buffered ones that another scheduler had queued, and may write yet.
+        self._inherited: set[UUID] = set()
+        #: Buffered ones that could not be stored while others could: each is a step of its own.
+        self._set_apart: set[Any] = set()
+        self._batch = BATCH
         self._held: set[UUID] = set()
         self._event_logs: list[Any] = []
         #: Jobs of dead schedulers that could not be taken over yet, with their task instances.
@@ -116,7 +123,9 @@ class EdgeControlExecutor(BaseExecutor):
 
     @contained(otherwise=nothing)
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
-        for number, batch in enumerate(outbox.batches(workload_items, size=BATCH)):
+        batches = outbox.batches([w for w in workload_items if w.key not in self._set_apart], size=self._batch)
+        batches += [[w] for w in workload_items if w.key in self._set_apart and self._outage.may_try(w.key)]
+        for number, batch in enumerate(batches):
             if number and not self._time_is_left():
                 return
             with self._reaching_store("store new jobs") as reachable:
@@ -171,6 +180,7 @@ class EdgeControlExecutor(BaseExecutor):
     def end(self) -> None:
         """The scheduler ends: write what is buffered, leave the rest to the next one. Work goes on at the edge."""
         self._turn_ends = time.monotonic() + END_SECONDS
+        self._drop_rolled_back()
         self.trigger_tasks(0)
         with self._reaching_store("note what Airflow knows") as reachable:
             if reachable:
@@ -194,8 +204,8 @@ class EdgeControlExecutor(BaseExecutor):
         """Emit an event. Airflow itself calls this too, for tasks that it gave up."""
         super().change_state(key, state, info, remove_running)
         if remove_running:
-            # While `has_task` is true Airflow takes the task for queued again, and drops the event.
-            self._ledger.forget_key(key)
+            # Of what we tell ourselves, the ledger knows no more.
+            self._give_up(key)
 
     def log_task_event(self, *, event: str, extra: str, ti_key: Any) -> None:
         """Add a line to Airflow's audit log."""
@@ -207,6 +217,10 @@ class EdgeControlExecutor(BaseExecutor):
     def fail_connection_test(self, key: Any) -> None:
         """Airflow's reaper gave up a connection test."""
         super().fail_connection_test(key)
+        self._give_up(key)
+
+    def _give_up(self, key: Any) -> None:
+        """Airflow waits no longer: the job's process, if it lives, has to stop before another try begins."""
         if job_id := self._ledger.newest(key):
             self._to_revoke.add(job_id)
             self._ledger.forget(job_id)
@@ -239,21 +253,35 @@ class EdgeControlExecutor(BaseExecutor):
     def _write(self, jobs: Sequence[NewJob]) -> None:
         result = outbox.Result()
         try:
-            outbox.write(self._store, jobs, waited=self._waited, result=result)
+            outbox.write(self._store, jobs, tried=self._tried, time_is_left=self._time_is_left, result=result)
+            self._batch = max(1, len(jobs) // 2) if result.unfinished else min(2 * self._batch, BATCH)
+        except StoreAway:
+            # It may be too large for the way there.
+            self._batch = max(1, len(jobs) // 2)
+            raise
         finally:
             for job in result.stored:
                 key = queueing.key_of(job)
-                self._unbuffer(key)
+                self._unbuffer(key, job_id=job.id)
                 self._open(job_id=job.id, key=key, airflow_id=job.airflow_id, renew_in=self._token_seconds / 3)
+                if job.id in self._inherited:
+                    # The one that queued it may have been faster: then its row is still to be taken over.
+                    self._inherited.remove(job.id)
+                    self._hand_over[job.id] = job.airflow_id
             for job in result.id_taken:
                 self._assign_id(self.queued_tasks[queueing.key_of(job)])
             for job, reason in result.refused:
                 self._isolate(job, reason)
+            for job, reason in result.stuck:
+                key = queueing.key_of(job)
+                self._set_apart.add(key)
+                if self._outage.failed(key, alone=True):
+                    self.log.error("EdgeControl: the job of %s cannot be stored now: %s", key, reason)
 
     def _isolate(self, job: NewJob, reason: str) -> None:
         key = queueing.key_of(job)
         self.log.error("EdgeControl: PostgreSQL refuses the job of %s: %s", key, reason)
-        self._unbuffer(key)
+        self._unbuffer(key, job_id=job.id)
         self._endings.add(
             job_id=job.id,
             kind=job.kind,
@@ -262,16 +290,33 @@ class EdgeControlExecutor(BaseExecutor):
             reason=f"EdgeControl could not store it: {reason}",
         )
 
-    def _unbuffer(self, key: Any) -> None:
+    def _unbuffer(self, key: Any, *, job_id: UUID | None = None) -> None:
         for buffer in (self.queued_tasks, self.queued_callbacks, self.queued_connection_tests, self._buffered_at):
             buffer.pop(key, None)
+        if key in self._set_apart:
+            self._set_apart.remove(key)
+            self._outage.forget(key)
+        if job_id:
+            self._tried.discard(job_id)
 
-    def _waited(self, job: NewJob) -> float:
-        return time.monotonic() - self._buffered_at.get(queueing.key_of(job), float("-inf"))
+    def _drop_rolled_back(self) -> None:
+        """Forget what was queued in a transaction that never was committed: a signal ends a scheduler anywhere."""
+        waiting = list(self.queued_tasks.values())
+        now = look_up({workload.ti.id for workload in waiting})
+        for workload in waiting:
+            found = now.get(workload.ti.id)
+            if (
+                found is None
+                or found.state != TaskInstanceState.QUEUED
+                or found.job_id != queueing.assigned_id(workload)
+            ):
+                self._unbuffer(workload.key)
 
     # Out of the table.
 
     def _tell(self, ending: Ending) -> None:
+        # First: while `has_task` is true Airflow takes the task for queued again, and drops the event.
+        self._ledger.forget(ending.job_id)
         if ending.verdict is Verdict.SUCCESS:
             self.success(ending.key)
         elif ending.verdict is Verdict.FAILURE:
@@ -279,7 +324,6 @@ class EdgeControlExecutor(BaseExecutor):
             self.fail(ending.key, reason)
             if ending.state != JobState.FAILED:
                 self.log_task_event(event=f"edgecontrol {ending.state}", extra=reason, ti_key=ending.key)
-        self._ledger.forget(ending.job_id)
         if ending.key not in self._ledger:
             self.running.discard(ending.key)
 
@@ -371,6 +415,8 @@ class EdgeControlExecutor(BaseExecutor):
             job_id = queueing.assigned_id(workload)
             if job_id and job_id in jobs:
                 self.queue_workload(workload, session=None)
+                self._tried.add(job_id)
+                self._inherited.add(job_id)
                 again.add(job_id)
         return again
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
@@ -40,25 +40,29 @@ class Outage:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._everything = _Pause()
-        self._steps: defaultdict[str, _Pause] = defaultdict(_Pause)
+        self._steps: defaultdict[Hashable, _Pause] = defaultdict(_Pause)
 
     @property
     def lasts(self) -> bool:
         """No connection could be had when one was last asked for."""
         return self._everything.seconds > 0
 
-    def may_try(self, step: str) -> bool:
+    def may_try(self, step: Hashable) -> bool:
         """False while pausing, so that a dead database costs the caller's loop nothing."""
         now = self._clock()
         return self._everything.is_over(now) and (step not in self._steps or self._steps[step].is_over(now))
 
-    def failed(self, step: str, *, alone: bool) -> bool:
+    def failed(self, step: Hashable, *, alone: bool) -> bool:
         """Note a failure, which is this step's `alone` or everybody's; True when it is time to say so."""
         return (self._steps[step] if alone else self._everything).failed(self._clock())
 
-    def over(self, step: str) -> bool:
+    def over(self, step: Hashable) -> bool:
         """Note that the database has done this step; True when that ends an outage."""
         ended = self.lasts or step in self._steps
         self._everything = _Pause()
         self._steps.pop(step, None)
         return ended
+
+    def forget(self, step: Hashable) -> None:
+        """Note that this step is not to be done any more."""
+        self._steps.pop(step, None)

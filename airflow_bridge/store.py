@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, LiteralString
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from airflow_bridge.database import Connections
 
@@ -61,7 +61,10 @@ class Standing:
     """Where a job stands that the executor believes to be open."""
 
     id: UUID
+    airflow_id: UUID
+    try_number: int
     state: str
+    airflow_outcome: str
     dispatcher: UUID | None
     #: Seconds since it was queued.
     age: float
@@ -230,11 +233,15 @@ RETURNING job_id
 class Store:
     """EdgeControl's tables, for one process."""
 
-    #: How many statements PostgreSQL has carried out.
-    done = 0
+    _done = 0
 
     def __init__(self, url: str, *, connections: int = 1) -> None:
         self._connections = Connections(url, limit=connections)
+
+    @property
+    def done(self) -> int:
+        """How many statements PostgreSQL has carried out."""
+        return self._done
 
     def close(self) -> None:
         self._connections.close()
@@ -247,6 +254,24 @@ class Store:
         """
         batch = json.dumps([asdict(job) for job in jobs], default=str)
         return {row.id for row in self._run(_ENQUEUE, batch=batch)}
+
+    def rehearse(self) -> None:
+        """Insert a plain job and take it back. Raises what keeps every job out, whatever is in it."""
+        plain = NewJob(
+            id=uuid4(),
+            kind="ExecuteTask",
+            airflow_id=uuid4(),
+            workload={},
+            token="",
+            queue="default",
+            slots=1,
+            priority=1,
+            team_name="",
+            dispatcher=uuid4(),
+        )
+        batch = json.dumps([asdict(plain)], default=str)
+        with self._connections.borrow() as connection, connection.transaction(force_rollback=True):
+            connection.execute(_ENQUEUE, {"batch": batch})
 
     def revoke(self, ids: Sequence[UUID], *, reason: str) -> set[UUID]:
         """Withdraw those of the jobs that are still open; return their ids."""
@@ -268,7 +293,8 @@ class Store:
     def standing(self, ids: Sequence[UUID]) -> list[Standing]:
         """Where these jobs stand; a job that is missing from the answer has been deleted."""
         query = """
-            SELECT id, state, dispatcher, extract(epoch FROM now() - queued_at)::float8 AS age
+            SELECT id, airflow_id, try_number, state, airflow_outcome, dispatcher,
+                extract(epoch FROM now() - queued_at)::float8 AS age
             FROM edgecontrol.job WHERE id = ANY(%(ids)s)"""
         return [Standing(**row._asdict()) for row in self._run(query, ids=list(ids))]
 
@@ -305,5 +331,5 @@ class Store:
     def _run(self, query: LiteralString, **values: Any) -> list[Any]:
         with self._connections.borrow() as connection:
             rows = connection.execute(query, values, binary=True).fetchall()
-        self.done += 1
+        self._done += 1
         return rows

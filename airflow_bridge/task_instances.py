@@ -16,7 +16,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import joinedload
 
 from airflow_bridge.queueing import parse_id
@@ -35,9 +35,26 @@ class TaskInstanceNow:
 
 
 def look_up(ids: Collection[UUID]) -> dict[UUID, TaskInstanceNow]:
-    """These task instances by id. A retry keeps the id and has another `job_id`; a deleted one is missing."""
-    if not ids:
+    """These task instances by id. One that was deleted, cleared or ended a try after it ran is missing."""
+    return {ti_id: now for ti_id, now in _select(TaskInstance.id.in_(ids))} if ids else {}
+
+
+def look_up_cleared(keys: Collection[TaskInstanceKey]) -> dict[UUID, TaskInstanceNow]:
+    """Those of these tasks that were cleared while they ran, by the job that ran them.
+
+    Airflow 3.3.2 gives them a new id, leaves the job's with them, and waits in RESTARTING for the job to end.
+    """
+    if not keys:
         return {}
+    ti = TaskInstance
+    places = [(key.dag_id, key.run_id, key.task_id, key.map_index) for key in keys]
+    found = _select(
+        tuple_(ti.dag_id, ti.run_id, ti.task_id, ti.map_index).in_(places), ti.state == TaskInstanceState.RESTARTING
+    )
+    return {now.job_id: now for _, now in found if now.job_id}
+
+
+def _select(*conditions: Any) -> list[tuple[UUID, TaskInstanceNow]]:
     ti = TaskInstance
     query = select(
         ti.id,
@@ -49,19 +66,22 @@ def look_up(ids: Collection[UUID]) -> dict[UUID, TaskInstanceNow]:
         ti.state,
         ti.external_executor_id,
         ti.last_heartbeat_at,
-    ).where(ti.id.in_(ids))
+    ).where(*conditions)
     with create_session(scoped=False) as session:
         rows = session.execute(query).all()
     now = timezone.utcnow()
-    return {
-        UUID(str(row.id)): TaskInstanceNow(
-            key=TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index),
-            state=row.state,
-            job_id=parse_id(row.external_executor_id),
-            silence=(now - row.last_heartbeat_at).total_seconds() if row.last_heartbeat_at else None,
+    return [
+        (
+            UUID(str(row.id)),
+            TaskInstanceNow(
+                key=TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index),
+                state=row.state,
+                job_id=parse_id(row.external_executor_id),
+                silence=(now - row.last_heartbeat_at).total_seconds() if row.last_heartbeat_at else None,
+            ),
         )
         for row in rows
-    }
+    ]
 
 
 def workloads_of(ids: Collection[UUID], **options: Any) -> list[Any]:

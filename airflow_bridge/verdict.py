@@ -16,6 +16,11 @@ _SUCCESSFUL = frozenset({"success", "skipped"})
 _OPEN = frozenset({"queued", "running", "restarting"})
 
 
+#: Three heartbeats of a task that lives (`[workers] min_heartbeat_interval`): even where a machine is known to have
+#: restarted, it may be a clone of one that still runs.
+GONE_SILENCE_SECONDS = 15.0
+
+
 class Verdict(Enum):
     """What to do about a final job."""
 
@@ -34,7 +39,9 @@ def needs_airflow(row: JobRow) -> bool:
     return row.kind == Kind.TASK and not row.airflow_outcome
 
 
-def reach(row: JobRow, *, now: TaskInstanceNow | None, patience: int) -> Verdict:
+def reach(
+    row: JobRow, *, now: TaskInstanceNow | None, patience: float, gone_silence: float = GONE_SILENCE_SECONDS
+) -> Verdict:
     """Decide about this final job; `now` is looked up for jobs that need it (see `needs_airflow`)."""
     if row.kind != Kind.TASK:
         return Verdict.SUCCESS if row.state == JobState.SUCCESS else Verdict.FAILURE
@@ -44,14 +51,18 @@ def reach(row: JobRow, *, now: TaskInstanceNow | None, patience: int) -> Verdict
         return Verdict.SUCCESS if row.airflow_outcome in _SUCCESSFUL else Verdict.FAILURE
     if now is None or now.job_id != row.id or now.state not in _OPEN:
         return Verdict.SILENCE
+    # A task that was cleared while it ran waits for a success to be scheduled again.
+    failure = Verdict.SUCCESS if now.state == "restarting" else Verdict.FAILURE
     if row.state == JobState.SUCCESS:
         return Verdict.SUCCESS
     if row.state == JobState.FAILED or now.state == "queued":
-        return Verdict.FAILURE
+        return failure
     # Lost, refused or revoked while Airflow sees it run: its process may be alive behind a cut line.
-    if now.silence is not None and now.silence <= patience:
+    # Where that is known to be gone, it is enough that no more heartbeats come.
+    limit = min(patience, gone_silence) if row.process_gone else patience
+    if now.silence is not None and now.silence <= limit:
         return Verdict.PATIENCE
-    return Verdict.FAILURE
+    return failure
 
 
 def settled(row: JobRow, *, now: TaskInstanceNow | None) -> bool:

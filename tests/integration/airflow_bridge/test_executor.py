@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -179,10 +180,13 @@ def test_a_commit_that_was_not_answered_is_repeated_without_harm(
         patch.setattr(executor._store, "enqueue", answer_lost)
         turn(executor)
     assert workload.key in executor.queued_tasks
+    # Whatever the clocks say meanwhile.
+    database.execute("UPDATE edgecontrol.job SET queued_at = now() - interval '1 hour'")
     let_time_pass(executor)
     assert turn(executor) == {}
     assert not executor.queued_tasks
     assert stored(database) == {job_id(workload)}
+    assert not executor._tried
 
 
 def test_a_queueing_without_id_gets_one_that_airflow_is_told(executor: EdgeControlExecutor, database: Database) -> None:
@@ -201,7 +205,6 @@ def test_an_id_of_an_earlier_queueing_is_replaced(executor: EdgeControlExecutor,
     queue(executor, workload)
     turn(executor)
     earlier = job_id(workload)
-    database.execute("UPDATE edgecontrol.job SET queued_at = now() - interval '1 minute'")
     rows.end(database, earlier, state="success", outcome="deferred")
     assert turn(executor) == {}
     executor.queue_workload(workload, session=None)
@@ -211,6 +214,100 @@ def test_an_id_of_an_earlier_queueing_is_replaced(executor: EdgeControlExecutor,
     assert UUID(new_id) != earlier
     turn(executor)
     assert rows.job(database, UUID(new_id)).state == "queued"
+
+
+def test_an_id_that_another_schedulers_queueing_has_is_replaced_once_that_has_ended(
+    make_executor: Callable[[], EdgeControlExecutor], database: Database, worker: int
+) -> None:
+    other, executor = make_executor(), make_executor()
+    workload = task()
+    queue(other, workload)
+    turn(other)
+    rows.hold(database, job_id(workload), worker=worker)
+    executor.queue_workload(workload, session=None)
+    for _ in range(2):
+        assert turn(executor) == {}
+        assert executor.has_task(workload.ti)
+    rows.end(database, job_id(workload), state="success", outcome="deferred")
+    ((state, new_id),) = turn(executor).values()
+    assert state == QUEUED
+    turn(executor)
+    assert rows.job(database, UUID(new_id)).dispatcher == executor.dispatcher
+
+
+@contextmanager
+def refusing(database: Database, *, when: str, error: str) -> Iterator[None]:
+    """The table takes no row for which `when` holds."""
+    database.execute(
+        f"""
+        CREATE FUNCTION edgecontrol.refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'not this one' USING ERRCODE = '{error}'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON edgecontrol.job
+        FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION edgecontrol.refuse()
+        """
+    )
+    try:
+        yield
+    finally:
+        database.execute("DROP FUNCTION edgecontrol.refuse() CASCADE")
+
+
+@pytest.mark.parametrize("number", [1, 9])
+@pytest.mark.parametrize("error", ["54000", "23514", "P0001", "53100"])
+def test_what_refuses_every_row_is_not_the_rows_fault(
+    executor: EdgeControlExecutor, database: Database, number: int, error: str
+) -> None:
+    queue(executor, *(task(map_index=index) for index in range(number)))
+    with refusing(database, when="true", error=error):
+        for _ in range(3):
+            assert turn(executor) == {}
+            let_time_pass(executor)
+    assert stored(database) == set()
+    assert turn(executor) == {}
+    assert len(stored(database)) == number
+
+
+def test_a_column_that_only_a_newer_version_writes_fails_no_task(
+    executor: EdgeControlExecutor, database: Database
+) -> None:
+    queue(executor, task())
+    database.execute("ALTER TABLE edgecontrol.job ADD COLUMN unheard_of text NOT NULL")
+    try:
+        assert turn(executor) == {}
+    finally:
+        database.execute("ALTER TABLE edgecontrol.job DROP COLUMN unheard_of")
+    let_time_pass(executor)
+    assert turn(executor) == {}
+    assert len(stored(database)) == 1
+
+
+def test_rows_that_are_all_unfit_all_fail(executor: EdgeControlExecutor) -> None:
+    poisoned = [task(map_index=number, pool_slots=0) for number in range(3)]
+    queue(executor, *poisoned)
+    assert {key: state for key, (state, _) in turn(executor).items()} == {each.key: FAILED for each in poisoned}
+
+
+@pytest.mark.parametrize("seconds", [3, 0], ids=["fast", "slow"])
+def test_a_row_that_cannot_be_stored_now_waits_alone(
+    executor: EdgeControlExecutor, database: Database, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    # Where each statement takes all time there is, a smaller batch is tried in the next turn.
+    monkeypatch.setattr("airflow_bridge.executor.TURN_SECONDS", seconds)
+    workloads = [task(map_index=number) for number in range(9)]
+    queue(executor, *workloads)
+    stuck = workloads[4]
+    with refusing(database, when="NEW.map_index = 4", error="P0001"):
+        for _ in range(20 if not seconds else 1):
+            assert turn(executor) == {}
+        assert stored(database) == {job_id(workload) for workload in workloads} - {job_id(stuck)}
+        late = task(map_index=10)
+        queue(executor, late)
+        turn(executor)
+        assert job_id(late) in stored(database)
+        assert executor.slots_occupied == 1
+    let_time_pass(executor)
+    assert turn(executor) == {}
+    assert job_id(stuck) in stored(database)
 
 
 # Outages
@@ -255,6 +352,24 @@ def test_a_dead_database_costs_the_loop_one_attempt_per_pause(
     assert executor.slots_occupied == 10
 
 
+def test_a_batch_that_never_arrives_is_halved(
+    executor: EdgeControlExecutor, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue = executor._store.enqueue
+
+    def swallowing(jobs: Any) -> Any:
+        if len(jobs) > 2:
+            raise StoreAway("no answer from PostgreSQL within the deadline")
+        return enqueue(jobs)
+
+    monkeypatch.setattr(executor._store, "enqueue", swallowing)
+    queue(executor, *(task(map_index=number) for number in range(10)))
+    for _ in range(4):
+        turn(executor)
+        let_time_pass(executor)
+    assert len(stored(database)) == 10
+
+
 @pytest.mark.parametrize(
     "error", [StoreAway("No space left on device"), StoreNotReady("no column"), ValueError("ours")]
 )
@@ -286,6 +401,7 @@ def test_one_turn_of_a_slow_database_is_a_few_statements_and_the_rest_comes_next
 ) -> None:
     monkeypatch.setattr("airflow_bridge.executor.TURN_SECONDS", 0)
     monkeypatch.setattr("airflow_bridge.executor.BATCH", 2)
+    executor._batch = 2
     workloads = [task(map_index=number) for number in range(6)]
     queue(executor, *workloads)
     executor._to_revoke.add(uuid4())
@@ -307,6 +423,50 @@ def test_one_turn_of_a_slow_database_is_a_few_statements_and_the_rest_comes_next
     assert {"_HELD", "_REVOKE", "_ADOPT_OVERDUE"} <= {statement for turn in in_turns for statement in turn}
 
 
+def test_what_airflow_rolled_back_is_not_written_when_the_scheduler_ends(
+    executor: EdgeControlExecutor, database: Database
+) -> None:
+    """A signal may end the scheduler between the queueing and its commit; another one queues these tasks then."""
+    committed, rolled_back, queued_elsewhere = (task(map_index=number) for number in range(3))
+    queue(executor, committed)
+    queue(executor, rolled_back, ti_state="scheduled")
+    queue(executor, queued_elsewhere)
+    task_instances.change(queued_elsewhere, state="queued", job_id=uuid4())
+    executor.end()
+    assert stored(database) == {job_id(committed)}
+
+
+def test_a_job_whose_task_airflow_gave_up_is_revoked(
+    executor: EdgeControlExecutor, database: Database, worker: int
+) -> None:
+    """As Airflow does after the heartbeats of a task have failed to come: the next try has another id."""
+    workload = task()
+    queue(executor, workload)
+    turn(executor)
+    rows.hold(database, job_id(workload), worker=worker)
+    turn(executor)
+    executor.change_state(workload.key, FAILED)
+    turn(executor)
+    assert rows.job(database, job_id(workload)).state == "revoked"
+
+
+@pytest.mark.parametrize("state", ["failed", "lost", "success"])
+def test_a_task_that_was_cleared_while_it_ran_is_scheduled_again_when_its_job_has_ended(
+    executor: EdgeControlExecutor, database: Database, worker: int, state: str
+) -> None:
+    """Airflow gives it a new id then, and waits for the executor in RESTARTING."""
+    workload = task()
+    queue(executor, workload)
+    turn(executor)
+    rows.hold(database, job_id(workload), worker=worker)
+    turn(executor)
+    task_instances.clear()
+    cleared = task(job_id=job_id(workload))
+    task_instances.add(cleared, state="restarting")
+    rows.end(database, job_id(workload), state=state)
+    assert turn(executor)[workload.key][0] == SUCCESS
+
+
 def test_without_a_url_nothing_is_raised_and_nothing_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW__EDGECONTROL__DATABASE_URL", raising=False)
     executor = EdgeControlExecutor(parallelism=32)
@@ -319,8 +479,8 @@ def test_without_a_url_nothing_is_raised_and_nothing_lost(monkeypatch: pytest.Mo
 
 STATEMENTS = [
     name
-    for name in vars(Store)
-    if not name.startswith("_") and name not in ("close", "log_parts", "log_page", "add_log")
+    for name, method in vars(Store).items()
+    if callable(method) and not name.startswith("_") and name not in ("close", "log_parts", "log_page", "add_log")
 ]
 
 
@@ -597,18 +757,21 @@ def test_what_a_dead_scheduler_had_queued_and_not_written_is_queued_again_under_
     assert row.token
 
 
+@pytest.mark.parametrize("slower", [0, 1], ids=["heir first", "slow one first"])
 def test_a_scheduler_that_was_only_slow_writes_nothing_twice(
-    make_executor: Callable[[], EdgeControlExecutor], database: Database
+    make_executor: Callable[[], EdgeControlExecutor], database: Database, slower: int
 ) -> None:
     slow, heir = make_executor(), make_executor()
     workload = task()
     task_instances.add_run(workload)
     queue(slow, workload)
     assert heir.try_adopt_task_instances([as_orphan(workload)]) == []
-    for executor in (heir, slow, heir, slow):
+    executors = [heir, slow, heir, slow]
+    for executor in executors[slower:] + executors[:slower]:
         assert turn(executor) == {}
     assert rows.job(database, job_id(workload)).dispatcher == heir.dispatcher
     assert len(stored(database)) == 1
+    assert heir.has_task(workload.ti)
 
 
 def test_what_ended_without_a_scheduler_is_told_by_another_one(

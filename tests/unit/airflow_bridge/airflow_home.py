@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 
-if "AIRFLOW_HOME" not in os.environ:
+# Processes that share the tests may have inherited the home of the one that started them.
+if "AIRFLOW_HOME" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     _home = tempfile.TemporaryDirectory(prefix="edgecontrol-tests-airflow-")
     os.environ["AIRFLOW_HOME"] = _home.name
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")

@@ -8,7 +8,7 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow_bridge.states import FINAL, JobState, Kind
 from airflow_bridge.store import JobRow
 from airflow_bridge.task_instances import TaskInstanceNow
-from airflow_bridge.verdict import Verdict, needs_airflow, reach, settled
+from airflow_bridge.verdict import GONE_SILENCE_SECONDS, Verdict, needs_airflow, reach, settled
 from tests.unit.airflow_bridge.builders import job_row
 
 PATIENCE = 240
@@ -66,7 +66,9 @@ def test_a_deleted_task_instance_is_not_told(state: str) -> None:
 @pytest.mark.parametrize("airflow_state", ["queued", "running", "restarting"])
 def test_a_process_that_ended_is_told_at_once_and_again_until_airflow_acts(airflow_state: str) -> None:
     failed, success = job_row(state=JobState.FAILED), job_row(state=JobState.SUCCESS)
-    assert reach(failed, now=seen(failed, airflow_state), patience=PATIENCE) is Verdict.FAILURE
+    # A task that was cleared while it ran is scheduled again by a success only.
+    expected = Verdict.SUCCESS if airflow_state == "restarting" else Verdict.FAILURE
+    assert reach(failed, now=seen(failed, airflow_state), patience=PATIENCE) is expected
     assert reach(success, now=seen(success, airflow_state), patience=PATIENCE) is Verdict.SUCCESS
     assert not settled(failed, now=seen(failed, airflow_state))
 
@@ -82,12 +84,29 @@ def test_a_process_that_ended_is_told_at_once_and_again_until_airflow_acts(airfl
         ("running", PATIENCE + 1, Verdict.FAILURE),
         ("running", None, Verdict.FAILURE),
         ("restarting", 1, Verdict.PATIENCE),
+        ("restarting", PATIENCE + 1, Verdict.SUCCESS),
     ],
 )
 def test_a_job_given_up_is_told_only_when_its_task_is_dead(
     state: JobState, airflow_state: str, silence: float | None, expected: Verdict
 ) -> None:
     row = job_row(state=state)
+    assert reach(row, now=seen(row, airflow_state, silence=silence), patience=PATIENCE) is expected
+
+
+@pytest.mark.parametrize(
+    ("airflow_state", "silence", "expected"),
+    [
+        ("queued", None, Verdict.FAILURE),
+        ("running", GONE_SILENCE_SECONDS, Verdict.PATIENCE),
+        ("running", GONE_SILENCE_SECONDS + 1, Verdict.FAILURE),
+        ("success", 1, Verdict.SILENCE),
+    ],
+)
+def test_where_the_process_is_gone_a_few_missing_heartbeats_are_enough(
+    airflow_state: str, silence: float | None, expected: Verdict
+) -> None:
+    row = job_row(state=JobState.LOST, process_gone=True)
     assert reach(row, now=seen(row, airflow_state, silence=silence), patience=PATIENCE) is expected
 
 
