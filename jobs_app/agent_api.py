@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import time
 from contextlib import AbstractContextManager
+from io import BytesIO
 from typing import Any, Protocol, cast
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import exceptions, serializers
-from rest_framework.parsers import BaseParser
+from rest_framework.parsers import BaseParser, JSONParser
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -41,6 +43,8 @@ MOST_SLOTS = 10_000
 MOST_QUEUES = 1000
 MOST_FIGURES_BYTES = 64 * 1024
 LONGEST_VERSION = 200
+#: Ten thousand held jobs in one heartbeat are a tenth of it.
+MOST_JSON_BYTES = 8 * 1024 * 1024
 
 _SESSION = OpenApiParameter(
     SESSION_HEADER,
@@ -61,7 +65,27 @@ class Parking(Protocol):
     def poll(self, *, worker: Worker, free_slots: int) -> AbstractContextManager[Poll]: ...
 
 
+class JsonBody(JSONParser):
+    """JSON of a size and depth that agents have; more would cost this process's memory, or the end of its stack."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        content = stream.read(MOST_JSON_BYTES + 1)
+        if len(content) > MOST_JSON_BYTES:
+            raise too_large(f"A request has at most {MOST_JSON_BYTES} bytes of JSON.")
+        try:
+            return super().parse(BytesIO(content), media_type, parser_context)
+        except RecursionError:
+            raise exceptions.ParseError("The JSON is nested too deeply.") from None
+
+
+def too_large(detail: str) -> exceptions.APIException:
+    error = exceptions.APIException(detail)
+    error.status_code = 413
+    return error
+
+
 class AgentView(APIView):
+    parser_classes: list[type[BaseParser]] = [JsonBody]
     authentication_classes = [WorkerTokenAuthentication]
     permission_classes = [IsCurrentSession]
 
@@ -210,12 +234,15 @@ class RegisterView(AgentView):
         if protocol < PROTOCOL:
             raise registry.OutdatedAgent
         worker = self.worker(request)
-        rebooted = registry.register(
-            worker=worker, introduction=registry.Introduction(**said), origin=client_address(request)
-        )
-        lifecycle.lose_unaccounted(
-            worker_id=worker.pk, accounted_for=[(pair["id"], pair["attempt"]) for pair in held], rebooted=rebooted
-        )
+        accounted_for = [(pair["id"], pair["attempt"]) for pair in held]
+        with transaction.atomic():
+            # The jobs first, as everybody locks them.
+            lifecycle.lock_held(worker_id=worker.pk)
+            rebooted = registry.register(
+                worker=worker, introduction=registry.Introduction(**said), origin=client_address(request)
+            )
+            if rebooted is not None:
+                lifecycle.lose_unaccounted(worker_id=worker.pk, accounted_for=accounted_for, rebooted=rebooted)
         Queue.objects.remember(said["queues"] or ())
         ours = settings.EDGECONTROL
         return Response(
@@ -404,9 +431,7 @@ class RawBody(BaseParser):
         limit = settings.EDGECONTROL.log_chunk_bytes
         data: bytes = stream.read(limit + 1)
         if len(data) > limit:
-            error = exceptions.APIException(f"A log chunk has at most {limit} bytes here.")
-            error.status_code = 413
-            raise error
+            raise too_large(f"A log chunk has at most {limit} bytes here.")
         return data
 
 

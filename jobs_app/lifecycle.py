@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, models, transaction
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 from jobs_app import notices, picking
 from jobs_app.models import Job
@@ -30,9 +30,12 @@ from workers_app.states import Requested
 log = logging.getLogger(__name__)
 
 #: A job that was handed out this often without being confirmed is failed: something eats it.
-MAX_UNCONFIRMED_CLAIMS = 5
-#: A job whose start failed this often before it reached Airflow is failed with the last reason.
+#: Far more often than an outage within the patience can cause it.
+MAX_UNCONFIRMED_CLAIMS = 20
+#: A job whose starts failed this often before they reached Airflow, and for so long, is failed with the last reason.
+#: Many idle machines use up any number within seconds of an outage.
 MAX_ATTEMPTS = 20
+MIN_START_TROUBLE_SECONDS = 3600
 #: A running job that its own worker does not mention this often in a row is lost.
 MAX_MISSED_HEARTBEATS = 2
 
@@ -125,7 +128,8 @@ def confirm(*, worker_id: int, pairs: Sequence[Pair]) -> set[Pair]:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE job SET state = 'running', started_at = coalesce(started_at, now()), missed_heartbeats = 0
+            UPDATE job SET state = 'running', started_at = coalesce(started_at, now()), missed_heartbeats = 0,
+                   unconfirmed_claims = 0
               FROM unnest(%s::uuid[], %s::int[]) AS pair (id, attempt)
              WHERE job.id = pair.id AND job.attempt = pair.attempt
                AND worker_id = %s AND state IN ('claimed', 'running')
@@ -139,14 +143,16 @@ def confirm(*, worker_id: int, pairs: Sequence[Pair]) -> set[Pair]:
 def report(*, worker_id: int, job_id: UUID, report: Report) -> JobState:
     """Record what the holder of this attempt says became of the job, and return the job's state.
 
-    Raises StaleAttempt when the job has since been lost, revoked or handed out
-    again: the agent must stop the process and forget the job.
+    What Airflow accepted is the truth however late it is told, so it also corrects a job that was lost. Raises
+    StaleAttempt when the job has otherwise been lost, revoked or handed out again: the agent must stop the
+    process and forget the job.
     """
     mine = Job.objects.filter(pk=job_id, attempt=report.attempt, worker_id=worker_id)
     if report.state is ReportState.NOT_STARTED:
         return _not_started(mine=mine, report=report)
     state = JobState(report.state)
-    written = mine.filter(state=JobState.RUNNING).update(
+    correctable = [JobState.RUNNING, *([JobState.LOST] if report.airflow_outcome else ())]
+    written = mine.filter(state__in=correctable).update(
         **_ending(state, report.reason),
         exit_code=report.exit_code,
         airflow_outcome=report.airflow_outcome,
@@ -162,12 +168,18 @@ def report(*, worker_id: int, job_id: UUID, report: Report) -> JobState:
 
 
 def _not_started(*, mine: models.QuerySet[Job], report: Report) -> JobState:
-    if mine.filter(state__in=HELD, attempt__gte=MAX_ATTEMPTS).update(
+    long_ago = Now() - timedelta(seconds=MIN_START_TROUBLE_SECONDS)
+    if mine.filter(state__in=HELD, attempt__gte=MAX_ATTEMPTS, first_failed_start_at__lt=long_ago).update(
         **_ending(JobState.FAILED, f"could not be started {MAX_ATTEMPTS} times; last: {report.reason}")
     ):
         return JobState.FAILED
     # A repeated report is refused, since the job has no holder any more; the agent forgets it either way.
-    if not _release(mine.filter(state__in=HELD), reason=report.reason, skip_locked=False):
+    if not _release(
+        mine.filter(state__in=HELD),
+        reason=report.reason,
+        skip_locked=False,
+        first_failed_start_at=Coalesce("first_failed_start_at", Now()),
+    ):
         raise StaleAttempt
     return JobState.QUEUED
 
@@ -218,6 +230,7 @@ def not_held_any_more(*, worker_id: int, listed: Collection[Pair], young_seconds
     The other way round, a running job that its own worker leaves out of MAX_MISSED_HEARTBEATS
     heartbeats in a row is lost: its process is gone without a trace. Jobs that were confirmed less
     than `young_seconds` ago do not count, since the list may have been written before and sent twice.
+    A job that was lost, and is listed before Airflow has heard of that, is this worker's again.
     """
     held = {
         (pk, attempt): (state, missed)
@@ -233,6 +246,8 @@ def not_held_any_more(*, worker_id: int, listed: Collection[Pair], young_seconds
     if recovered:
         Job.objects.filter(pk__in=recovered, worker_id=worker_id).update(missed_heartbeats=0)
     gone = [pair for pair in listed if pair not in held]
+    if gone and (found := _take_back(worker_id=worker_id, pairs=gone)):
+        gone = [pair for pair in gone if pair not in found]
     why = {
         pk: f"{state}: {reason}" if reason else state
         for pk, state, reason in (
@@ -240,6 +255,31 @@ def not_held_any_more(*, worker_id: int, listed: Collection[Pair], young_seconds
         )
     }
     return [(pk, attempt, why.get(pk, "unknown job")) for pk, attempt in gone]
+
+
+def _take_back(*, worker_id: int, pairs: Sequence[Pair]) -> set[Pair]:
+    """Let jobs run on that were lost and are found again where they were; return them.
+
+    Airflow is not told of a loss while it hears the task itself: only the way to us was cut. Once it is told, it
+    may have queued the task anew, and the job stays lost.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE job SET state = 'running', finished_at = NULL, reason = '', missed_heartbeats = 0
+              FROM unnest(%s::uuid[], %s::int[]) AS pair (id, attempt)
+             WHERE job.id = pair.id AND job.attempt = pair.attempt
+               AND worker_id = %s AND state = 'lost' AND told_at IS NULL AND NOT process_gone
+               AND NOT EXISTS (SELECT 1 FROM job AS newer WHERE newer.airflow_id = job.airflow_id
+                                  AND newer.state IN ('queued', 'claimed', 'running'))
+            RETURNING job.id, job.attempt
+            """,
+            [[job_id for job_id, _ in pairs], [attempt for _, attempt in pairs], worker_id],
+        )
+        found = set(cursor.fetchall())
+    for job_id, attempt in found:
+        log.warning("job %s attempt %d was lost and is found again on worker %s", job_id, attempt, worker_id)
+    return found
 
 
 def _count_missed(*, worker_id: int, missing: set[Pair], young_seconds: int) -> None:
@@ -255,19 +295,29 @@ def _count_missed(*, worker_id: int, missing: set[Pair], young_seconds: int) -> 
     )
 
 
+def lock_held(*, worker_id: int) -> None:
+    """Lock what this worker holds, for a transaction that goes on to lock the worker."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM job WHERE worker_id = %s AND state IN ('claimed', 'running') ORDER BY id FOR NO KEY UPDATE",
+            [worker_id],
+        )
+
+
 def lose_unaccounted(*, worker_id: int, accounted_for: Collection[Pair], rebooted: bool) -> int:
     """Give up what this worker held and a new session of it cannot account for; return how many.
 
-    A new session has no claim under way, so its list is complete. Claims that were never confirmed
-    were never started: they go back to the queue by themselves, and at once after a reboot.
+    A new session has no claim under way, so its list is complete. Claims that were never confirmed were never
+    started, and the older session cannot confirm them any more: they go back to the queue.
     """
     held = Job.objects.held_by(worker_id)
     unaccounted = set(held.values_list("pk", "attempt")) - set(accounted_for)
     held = held.filter(pk__in=[pk for pk, _ in unaccounted])
     because = "its machine rebooted" if rebooted else "its worker restarted without it"
     with transaction.atomic():
-        lost = held.filter(state=JobState.RUNNING).update(**_ending(JobState.LOST, because))
-        released = _release(held.filter(state=JobState.CLAIMED), reason=because) if rebooted else 0
+        running = held.filter(state=JobState.RUNNING)
+        lost = running.update(**_ending(JobState.LOST, because), process_gone=rebooted)
+        released = _release(held.filter(state=JobState.CLAIMED), reason=because)
     return lost + released
 
 

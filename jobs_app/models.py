@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from django.contrib.postgres.indexes import HashIndex
 from django.db import connection, models
 from django.db.models.functions import Now
+from django.db.models.lookups import Exact, LessThanOrEqual
 
 from jobs_app.states import FINAL, HELD, JobState
 from workers_app.models import Worker
@@ -19,6 +20,13 @@ _HELD = models.Q(state__in=sorted(state.value for state in HELD))
 _TROUBLE = models.Q(state__in=sorted(state.value for state in FINAL - {JobState.SUCCESS}))
 _WAITING = models.Q(state=JobState.QUEUED.value)
 _OPEN = models.Q(state__in=sorted(state.value for state in JobState if state not in FINAL))
+_WORKLOAD_TYPE = models.Func("workload", function="jsonb_typeof", output_field=models.TextField())
+#: A row of an index has 2,704 bytes at most. Airflow's own ids have 250 characters, of at most 4 bytes each.
+MOST_INDEXED_BYTES = 2000
+
+
+def _bytes_of(column: str) -> models.Func:
+    return models.Func(column, function="octet_length", output_field=models.IntegerField())
 
 
 class QueueQuerySet(models.QuerySet["Queue"]):
@@ -83,6 +91,8 @@ class Job(models.Model):
     airflow_id = models.UUIDField()
     workload = models.JSONField()
     token = models.TextField(null=True, editable=False)  # noqa: DJ001 - NULL says that it is gone
+    #: Until when a start with this token can succeed; NULL: not known. Airflow's side writes it and renews both.
+    token_until = models.DateTimeField(null=True, editable=False)
     queue = models.TextField()
     slots = models.IntegerField(db_default=1)
     priority = models.IntegerField(db_default=1)
@@ -96,6 +106,8 @@ class Job(models.Model):
     worker = models.ForeignKey(
         Worker, null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs", db_index=False
     )
+    #: When a worker first gave it back because the start did not reach Airflow.
+    first_failed_start_at = models.DateTimeField(null=True, editable=False)
     claim_id = models.UUIDField(null=True, editable=False)
     missed_heartbeats = models.IntegerField(db_default=0, editable=False)
 
@@ -106,6 +118,8 @@ class Job(models.Model):
     exit_code = models.BigIntegerField(null=True, blank=True)
     airflow_outcome = models.TextField(db_default="", blank=True)
     reason = models.TextField(db_default="", blank=True)
+    #: Lost with evidence that its process is gone too, so that Airflow need not wait for a sign of life of it.
+    process_gone = models.BooleanField(db_default=False, editable=False)
 
     log_path = models.TextField(db_default="", blank=True)
     log_size = models.BigIntegerField(db_default=0)
@@ -137,6 +151,15 @@ class Job(models.Model):
             ),
             models.CheckConstraint(condition=_OPEN | models.Q(token=None), name="job_final_has_no_token"),
             models.CheckConstraint(condition=models.Q(slots__gte=1), name="job_slots_positive"),
+            # Said when they are written: such a workload could be handed out to nobody, and such an id fits into no
+            # index, which would be seen only when its job ends.
+            models.CheckConstraint(condition=Exact(_WORKLOAD_TYPE, "object"), name="job_workload_is_object"),
+            *(
+                models.CheckConstraint(
+                    condition=LessThanOrEqual(_bytes_of(column), MOST_INDEXED_BYTES), name=f"job_{column}_not_too_long"
+                )
+                for column in ("dag_id", "run_id", "task_id", "team_name")
+            ),
         ]
         indexes = [
             # One probe of this index per (queue, slot size) is a claim; see lifecycle.claim.

@@ -29,7 +29,7 @@ class JobState(StrEnum):
 #: On a worker: its lease is that worker's heartbeat.
 HELD = frozenset({JobState.CLAIMED, JobState.RUNNING})
 
-#: Nothing may follow.
+#: Over. Only after a loss may the truth still follow: its worker is heard again with it, or Airflow has its outcome.
 FINAL = frozenset({JobState.SUCCESS, JobState.FAILED, JobState.REFUSED, JobState.LOST, JobState.REVOKED})
 
 FOLLOWERS: dict[JobState, frozenset[JobState]] = {
@@ -37,6 +37,7 @@ FOLLOWERS: dict[JobState, frozenset[JobState]] = {
     JobState.CLAIMED: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.REVOKED}),
     JobState.RUNNING: FINAL | {JobState.QUEUED},
     **{final: frozenset() for final in FINAL},
+    JobState.LOST: frozenset({JobState.RUNNING, JobState.SUCCESS, JobState.FAILED}),
 }
 
 

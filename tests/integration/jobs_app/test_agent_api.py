@@ -15,6 +15,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from jobs_app import logs
+from jobs_app.agent_api import MOST_JSON_BYTES
 from jobs_app.models import Job, LogChunk, Queue
 from tests.integration.people import OPS
 from workers_app import auth, registry, wishes
@@ -191,7 +192,7 @@ class TestRegister:
 
     @pytest.mark.parametrize("text", ["C:\\udata\\users", "\\u0000", "🦊 und \u00e9", "\\", '"'])
     def test_host_figures_are_stored_as_they_are(self, agent: Make, text: str) -> None:
-        caller = agent()
+        caller = agent(session=None)
         figures = {"path": text, text: [1, None, {"x": 0.5}]}
         good(caller.register(sysinfo=figures))
         assert Worker.objects.get(pk=caller.worker.pk).sysinfo == figures
@@ -212,9 +213,20 @@ class TestRegister:
         assert (kept.state, forgotten.state) == ("running", "lost")
         assert reason in forgotten.reason
 
+    def test_a_request_that_arrives_a_second_time_loses_nothing_that_was_claimed_since(
+        self, agent: Make, make_job: Make
+    ) -> None:
+        caller = agent()
+        caller.session = str(uuid.uuid4())
+        first = good(caller.register(held=[]))
+        job = make_job(worker=Worker.objects.get(pk=caller.worker.pk))
+        again = good(caller.register(held=[]))
+        job.refresh_from_db()
+        assert (job.state, again["name"]) == ("running", first["name"])
+
     def test_a_name_that_another_worker_has_is_refused_with_the_way_out(self, agent: Make) -> None:
         agent(name="taken")
-        assert "--name" in refusal(agent().register(name="taken"), 409, "name_taken")
+        assert "--name" in refusal(agent(session=None).register(name="taken"), 409, "name_taken")
 
     @pytest.mark.parametrize("name", ["", "x" * 254, "a\nb", " a"])
     def test_an_unreadable_name_is_refused(self, agent: Make, name: str) -> None:
@@ -392,6 +404,22 @@ class TestClaim:
     )
     def test_a_wrong_field_is_refused_by_its_name(self, agent: Make, field: str, value: Any) -> None:
         assert field in refusal(agent().claim(**{field: value}), 400, "invalid_request")
+
+    @pytest.mark.parametrize(
+        ("body", "status", "code"),
+        [
+            (b"[" * 100_000, 400, "invalid_request"),
+            (b'{"a":' * 50_000, 400, "invalid_request"),
+            (b"\xff\xfe{}", 400, "invalid_request"),
+            (b"{}" + b" " * MOST_JSON_BYTES, 413, "too_large"),
+        ],
+    )
+    def test_json_that_is_no_agents_is_refused(self, agent: Make, body: bytes, status: int, code: str) -> None:
+        caller = agent()
+        answer = caller.client.post(
+            caller.PREFIX + "jobs/claim", body, content_type="application/json", headers=caller.headers()
+        )
+        refusal(answer, status, code)
 
     def test_a_very_large_machine_may_ask_too(self, agent: Make, make_job: Make) -> None:
         make_job()

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from jobs_app import lifecycle, logs
 from jobs_app.lifecycle import Claim, Report, StaleAttempt
@@ -309,6 +310,30 @@ class TestReport:
             report(job, said)
         assert state(job) == ended
 
+    @pytest.mark.parametrize(("said", "outcome"), [("success", "success"), ("failed", "up_for_retry")])
+    def test_what_airflow_accepted_corrects_a_loss_however_late_it_is_told(
+        self, make_worker: Make, make_job: Make, said: str, outcome: str
+    ) -> None:
+        job = make_job(worker=make_worker(), state="lost", reason="its worker was silent")
+        assert report(job, said, airflow_outcome=outcome) == said
+        assert report(job, said, airflow_outcome=outcome) == said, "the answer may have been lost"
+        job.refresh_from_db()
+        assert (job.state, job.airflow_outcome, job.reason) == (said, outcome, "")
+
+    def test_what_airflow_accepted_corrects_nothing_of_others_nor_a_withdrawal(
+        self, make_worker: Make, make_job: Make
+    ) -> None:
+        worker = make_worker()
+        lost, revoked = (make_job(worker=worker, state=ended, attempt=2) for ended in ("lost", "revoked"))
+        for job, said in (
+            (lost, {"attempt": 1}),
+            (lost, {"worker": make_worker()}),
+            (revoked, {}),
+        ):
+            with pytest.raises(StaleAttempt):
+                report(job, airflow_outcome="success", **said)
+        assert (state(lost), state(revoked)) == ("lost", "revoked")
+
     @pytest.mark.parametrize("said", ReportState)
     @pytest.mark.parametrize("attempt", [1, 3])
     def test_a_report_of_another_attempt_is_refused(
@@ -459,19 +484,25 @@ class TestRelease:
         lifecycle.release_unconfirmed(after_seconds=30)
         assert [found.attempt for found in claim(make_worker()).jobs] == [2]
 
-    def test_a_job_that_nobody_ever_confirms_fails_after_its_fifth_hand_out(
+    def test_a_job_that_nobody_ever_confirms_fails_in_the_end(
         self, make_worker: Make, make_job: Make, long_ago: Make
     ) -> None:
         job, worker, states = make_job(), make_worker(), []
-        for _ in range(5):
+        for _ in range(lifecycle.MAX_UNCONFIRMED_CLAIMS):
             claim(worker)
             long_ago(job, claimed_at=31)
             lifecycle.release_unconfirmed(after_seconds=30)
             states.append(state(job))
-        assert states == ["queued"] * 4 + ["failed"]
+        assert states == ["queued"] * (lifecycle.MAX_UNCONFIRMED_CLAIMS - 1) + ["failed"]
         job.refresh_from_db()
         assert "never confirmed" in job.reason
         assert job.token is None
+
+    def test_hand_outs_before_a_confirmed_one_do_not_count_later(self, make_worker: Make, make_job: Make) -> None:
+        job = make_job(worker=make_worker(), state="claimed", unconfirmed_claims=4)
+        lifecycle.confirm(worker_id=job.worker_id, pairs=[(job.pk, job.attempt)])
+        job.refresh_from_db()
+        assert (job.state, job.unconfirmed_claims) == ("running", 0)
 
     def test_a_claim_that_is_confirmed_at_the_same_moment_stays_and_holds_up_nobody(
         self, make_worker: Make, make_job: Make, long_ago: Make, second_connection: psycopg.Connection[Any]
@@ -609,16 +640,19 @@ class TestNewSession:
         assert [state(job) for job in (known, forgotten, other)] == ["running", "lost", "running"]
         forgotten.refresh_from_db()
         assert ("rebooted" in forgotten.reason) is rebooted
+        assert forgotten.process_gone is rebooted
         assert forgotten.token is None
 
-    @pytest.mark.parametrize(("rebooted", "after"), [(True, "queued"), (False, "claimed")])
-    def test_a_claim_that_was_never_confirmed_is_not_lost(
-        self, make_worker: Make, make_job: Make, rebooted: bool, after: str
+    @pytest.mark.parametrize("rebooted", [True, False])
+    def test_a_claim_that_was_never_confirmed_goes_back_at_once(
+        self, make_worker: Make, make_job: Make, rebooted: bool
     ) -> None:
         worker = make_worker()
-        job = make_job(worker=worker, state="claimed")
-        lifecycle.lose_unaccounted(worker_id=worker.pk, accounted_for=[], rebooted=rebooted)
-        assert state(job) == after
+        job, known = (make_job(worker=worker, state="claimed") for _ in range(2))
+        lifecycle.lose_unaccounted(worker_id=worker.pk, accounted_for=[(known.pk, 1)], rebooted=rebooted)
+        assert (state(job), state(known)) == ("queued", "claimed")
+        job.refresh_from_db()
+        assert job.unconfirmed_claims == 0, "nobody refused it"
 
     def test_finished_jobs_stay_as_they_are(self, make_worker: Make, make_job: Make) -> None:
         worker = make_worker()
@@ -645,6 +679,66 @@ class TestLoseSilent:
         job = make_job(worker=make_worker(heard_seconds_ago=3000))
         assert lifecycle.lose_silent(worker_ids=[make_worker().pk], silent_seconds=300) == 0
         assert state(job) == "running"
+
+
+class TestForgottenClaim:
+    """A crash of PostgreSQL may forget a claim that was answered: its commit is not waited for."""
+
+    @pytest.fixture
+    def forgotten(self, make_worker: Make, make_job: Make) -> tuple[Worker, Job]:
+        worker, job = make_worker(), make_job()
+        assert claim(worker).jobs[0].attempt == 1
+        Job.objects.update(state="queued", attempt=0, worker=None, claim_id=None, claimed_at=None)
+        return worker, job
+
+    def test_its_number_is_given_again_and_only_the_new_holder_may_start(
+        self, forgotten: tuple[Worker, Job], make_worker: Make
+    ) -> None:
+        (first, job), second = forgotten, make_worker()
+        assert claim(second).jobs[0].attempt == 1
+        assert lifecycle.confirm(worker_id=first.pk, pairs=[(job.pk, 1)]) == set()
+        assert lifecycle.confirm(worker_id=second.pk, pairs=[(job.pk, 1)]) == {(job.pk, 1)}
+
+    def test_nobody_may_start_before_it_is_handed_out_again(self, forgotten: tuple[Worker, Job]) -> None:
+        worker, job = forgotten
+        assert lifecycle.confirm(worker_id=worker.pk, pairs=[(job.pk, 1)]) == set()
+        assert state(job) == "queued"
+
+
+class TestFoundAgain:
+    """A job that was lost, and its worker lists it."""
+
+    def test_it_goes_on_where_it_is(self, make_worker: Make, make_job: Make) -> None:
+        worker = make_worker(heard_seconds_ago=301)
+        job = make_job(worker=worker)
+        lifecycle.lose_silent(worker_ids=[worker.pk], silent_seconds=300)
+        assert compare(worker, [(job.pk, 1)]) == []
+        job.refresh_from_db()
+        assert (job.state, job.finished_at, job.reason, job.missed_heartbeats) == ("running", None, "", 0)
+        assert report(job, airflow_outcome="success") == "success"
+
+    @pytest.mark.parametrize(
+        "known",
+        [{"told_at": timezone.now()}, {"process_gone": True}, {"attempt": 2}],
+        ids=["told", "process gone", "handed out"],
+    )
+    def test_it_stays_lost_when_something_may_have_followed(
+        self, make_worker: Make, make_job: Make, known: dict[str, Any]
+    ) -> None:
+        worker = make_worker()
+        job = make_job(worker=worker, state="lost", **known)
+        assert [gone[0] for gone in compare(worker, [(job.pk, 1)])] == [job.pk]
+        assert state(job) == "lost"
+
+    def test_it_stays_lost_when_airflow_has_queued_it_anew(self, make_worker: Make, make_job: Make) -> None:
+        worker = make_worker()
+        job = make_job(worker=worker, state="lost")
+        make_job(airflow_id=job.airflow_id)
+        assert [gone[0] for gone in compare(worker, [(job.pk, 1)])] == [job.pk]
+
+    def test_it_stays_lost_for_everybody_else(self, make_worker: Make, make_job: Make) -> None:
+        job = make_job(worker=make_worker(), state="lost")
+        assert [gone[0] for gone in compare(make_worker(), [(job.pk, 1)])] == [job.pk]
 
 
 class TestRevoke:

@@ -21,6 +21,9 @@ FOLLOWS = {
     ("running", "lost"),
     ("running", "queued"),
     ("running", "revoked"),
+    ("lost", "running"),
+    ("lost", "success"),
+    ("lost", "failed"),
 }
 PAIRS = list(itertools.product(JobState, JobState))
 
