@@ -16,6 +16,7 @@ from drf_spectacular.generators import SchemaGenerator
 
 import agent
 import edgecontrol
+from agent.client import ORDERS, REGISTERED
 from airflow_bridge import config as bridge_config
 from airflow_bridge import states as bridge_states
 from airflow_bridge import store
@@ -40,7 +41,9 @@ def test_both_writers_of_jobs_know_the_same_states() -> None:
 
 
 def test_the_bridge_writes_every_column_that_has_no_default_and_only_columns_that_exist() -> None:
-    written = {field.name for field in dataclasses.fields(store.NewJob)}
+    # The moment is the database's.
+    written = {field.name for field in dataclasses.fields(store.NewJob)} - {"token_seconds"} | {"token_until"}
+    assert "now() + make_interval(secs => token_seconds)" in STORE
     required = {
         field.column for field in Job._meta.local_concrete_fields if not field.null and field.db_default is NOT_PROVIDED
     }
@@ -74,6 +77,11 @@ def test_one_patience_has_one_default() -> None:
 
 def test_the_agent_speaks_the_protocol_that_the_control_plane_asks_for() -> None:
     assert agent.PROTOCOL >= agent_api.PROTOCOL
+
+
+def test_an_answer_has_all_by_which_the_agent_knows_a_control_plane() -> None:
+    assert set(ORDERS) <= set(agent_api.OrdersSerializer().fields)
+    assert set(REGISTERED) <= set(agent_api.RegisteredSerializer().fields)
 
 
 def test_the_api_offers_the_endpoints_that_the_agent_calls() -> None:

@@ -8,6 +8,8 @@ import signal
 import time
 from collections.abc import Callable
 
+import psutil
+
 from agent.runner_link import connect_to
 from tests.integration.agent.conftest import Agent
 from tests.integration.agent.control_plane import ControlPlane, FakeJob, Refusal
@@ -147,6 +149,44 @@ def test_a_control_plane_that_is_away_stops_nothing(plane: ControlPlane, start_a
     assert_right(jobs, agent)
     later = plane.add()
     plane.wait_for(lambda: later.state == "success", seconds=40)
+
+
+def test_a_gateway_without_a_control_plane_behind_it_loses_nothing(plane: ControlPlane, start_agent: Start) -> None:
+    """Its pages are refusals by their status: one job ends meanwhile, of another the confirm's answer is lost."""
+    agent = start_agent("--concurrency", "2")
+    ending = plane.add({"seconds": 1, "bytes": 1000})
+    plane.wait_for(agent.starts)
+    away = []
+
+    def gateway(path: str, number: int) -> Refusal | str | None:
+        if path == "jobs/confirm" and not away:
+            away.append(path)
+            return "drop"
+        return Refusal(404, "") if away else None
+
+    plane.fault = gateway
+    starting = plane.add({"bytes": 1000})
+    plane.wait_for(lambda: list(agent.state_dir.glob("jobs/*/exit.json")))
+    seen = {path: plane.count(path) for path in ("jobs/confirm", "jobs/report", "workers/heartbeat")}
+    plane.wait_for(lambda: all(plane.count(path) > number + 1 for path, number in seen.items()))
+    assert starting.state == "running"
+    assert len(agent.held()) == 2
+    plane.fault = lambda path, number: None
+    plane.wait_for(lambda: ending.report and starting.report and not agent.held(), seconds=60)
+    assert_right([ending, starting], agent)
+
+
+def test_a_machine_without_free_descriptors_keeps_its_tasks(plane: ControlPlane, start_agent: Start) -> None:
+    agent = start_agent("--concurrency", "2")
+    jobs = [plane.add({"seconds": 5}) for _ in range(2)]
+    plane.wait_for(lambda: len(agent.starts()) == 2)
+    process = psutil.Process(agent.process.pid)
+    limits = process.rlimit(psutil.RLIMIT_NOFILE)
+    process.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
+    plane.wait_for(lambda: "cannot be looked at" in agent.stderr)
+    process.rlimit(psutil.RLIMIT_NOFILE, limits)
+    plane.wait_for(lambda: all(job.report for job in jobs) and not agent.held(), seconds=60)
+    assert_right(jobs, agent)
 
 
 def test_an_agent_that_was_registered_waits_for_its_control_plane(plane: ControlPlane, start_agent: Start) -> None:
