@@ -21,7 +21,8 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow_bridge.database import StoreError
 from airflow_bridge.store import JobRow, NewJob, Store
 from airflow_bridge.task_instances import TaskInstanceNow
-from airflow_bridge.verdict import Verdict, needs_airflow, reach, settled
+from airflow_bridge.verdict import GONE_SILENCE_SECONDS, Verdict, needs_airflow, reach, settled
+from tests.acceptance.faults.pace import seconds
 
 SYNC_SECONDS = 0.2
 #: States in which a try ends.
@@ -43,6 +44,8 @@ class Try:
     heard_at: float = 0.0
     #: Starts that were agreed to, repeats of the same one not counted.
     starts: int = 0
+    #: Queueings that have ended in a deferral.
+    deferred: list[UUID] = field(default_factory=list)
 
 
 @dataclass
@@ -58,6 +61,8 @@ class Task:
     tries: list[Try] = field(default_factory=list)
     queued_at: float = 0.0
     ended_at: float = 0.0
+    #: False: no table takes it, so it has no job.
+    storable: bool = True
 
     @property
     def state(self) -> str:
@@ -78,10 +83,14 @@ class Airflow:
         self.requests = 0
         #: (task, why): tries that a verdict of failure ended.
         self.failures: list[tuple[Task, str]] = []
+        #: Deferred tries whose trigger has fired; whoever schedules queues them again.
+        self.resuming: list[Try] = []
         self._tries: dict[UUID, Try] = {}
         self._lock = threading.RLock()
         self._store: Store | None = None
         self._telling: list[JobRow] = []
+        #: Next tries of tasks that said themselves that they failed.
+        self._retrying: list[NewJob] = []
         self._ended = threading.Event()
         self._server: ThreadingHTTPServer | None = self._listen(0)
         self.port = self._server.server_address[1]
@@ -107,9 +116,13 @@ class Airflow:
         return tasks
 
     def start_scheduler(self, store: Store) -> None:
-        """Tell endings to the tasks, and queue retries, until closed; a database that is away is tried again."""
+        """Tell endings, and queue what is tried again or resumes, until closed; a database that is away is retried."""
         self._store = store
         threading.Thread(target=self._schedule, daemon=True).start()
+
+    def leave_scheduling(self) -> None:
+        """Somebody else tells endings and queues what resumes from now on; see `ExecutorScheduler`."""
+        self._ended.set()
 
     def unfinished(self) -> list[Task]:
         with self._lock:
@@ -137,8 +150,24 @@ class Airflow:
         self._tries[one.id] = one
         return self._job(one)
 
+    def resume(self) -> list[Try]:
+        """Queue the deferred tries again whose trigger has fired: the same tries, under new ids of the queueing."""
+        with self._lock:
+            resumed, self.resuming = self.resuming, []
+            for one in resumed:
+                one.state, one.job_id, one.runner = "queued", uuid4(), None
+            return resumed
+
+    def spec(self, one: Try) -> dict[str, Any]:
+        """What the stand-in's supervisor has to do for this queueing: after a deferral, what stands under `then`."""
+        spec: dict[str, Any] = one.task.spec
+        for _ in one.deferred:
+            spec = spec["then"]
+        halves = f"/{len(one.deferred) + 1}" if one.deferred else ""
+        return {**{key: value for key, value in spec.items() if key != "then"}, "name": one.task.name + halves}
+
     def _job(self, one: Try) -> NewJob:
-        name = str(one.task.tries[0].id)
+        name = one.task.name
         path = f"dag_id=d/run_id=r/task_id={name}/attempt={one.number}.log"
         assert one.job_id is not None
         return NewJob(
@@ -147,7 +176,7 @@ class Airflow:
             airflow_id=one.id,
             workload={
                 "type": "ExecuteTask",
-                "ti": {"id": str(one.id), "task": {**one.task.spec, "name": name}},
+                "ti": {"id": str(one.id), "task": self.spec(one)},
                 "log_path": path,
             },
             token=f"token-of-{one.id}",
@@ -177,11 +206,14 @@ class Airflow:
         if told:
             store.mark_told(told)
         self._telling = []
-        retries = []
+        retries = [self._job(one) for one in self.resume()]
+        with self._lock:
+            retries += self._retrying
+            self._retrying = []
         for row in store.untold(dispatcher=self.dispatcher, besides=[], limit=1000):
             with self._lock:
                 now = self._now(row) if needs_airflow(row) else None
-                verdict = reach(row, now=now, patience=self.patience)
+                verdict = reach(row, now=now, patience=self.patience, gone_silence=seconds(GONE_SILENCE_SECONDS))
                 if verdict is Verdict.PATIENCE:
                     continue
                 self._telling.append(row)
@@ -204,12 +236,16 @@ class Airflow:
         return None
 
     def _now(self, row: JobRow) -> TaskInstanceNow | None:
+        return self.now(row.airflow_id)
+
+    def now(self, airflow_id: UUID) -> TaskInstanceNow | None:
+        """A task instance as Airflow's table has it; None when there is none."""
         with self._lock:
-            one = self._tries.get(row.airflow_id)
+            one = self._tries.get(airflow_id)
             if one is None:
                 return None
             return TaskInstanceNow(
-                key=TaskInstanceKey("d", row.task_id, "r", one.number, -1),
+                key=TaskInstanceKey("d", one.task.name, "r", one.number, -1),
                 state=one.state,
                 job_id=one.job_id,
                 silence=time.monotonic() - one.heard_at if one.heard_at else None,
@@ -256,6 +292,12 @@ class Airflow:
             return conflict("invalid_state", one)
         one.state, one.heard_at = body["state"], time.monotonic()
         one.task.ended_at = time.monotonic()
+        if one.state == "failed" and len(one.task.tries) <= one.task.retries:
+            self._retrying.append(self._next_try(one.task))
+        if one.state == "deferred":
+            assert one.job_id is not None
+            one.deferred.append(one.job_id)
+            self.resuming.append(one)  # as a trigger does that fires at once
         return 200, {}
 
     def _listen(self, port: int) -> ThreadingHTTPServer:

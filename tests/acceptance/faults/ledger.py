@@ -14,6 +14,10 @@ from typing import Any
 from tests.acceptance.faults.airflow_stand_in import ENDED, Task
 from tests.acceptance.faults.fault_site import FaultSite
 from tests.acceptance.faults.machine import Machine
+from tests.acceptance.faults.pace import seconds
+
+#: How long a machine that stood still may go on with what is no longer its own.
+NOTICE_SECONDS = seconds(30)
 
 
 @dataclass
@@ -83,26 +87,32 @@ def _count_ends(row: Row, tasks: list[Task], *, retried: set[int]) -> None:
 def _count_starts(row: Row, site: FaultSite) -> None:
     starts: Counter[str] = Counter()
     done: Counter[str] = Counter()
-    spans: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
+    spans: dict[str, list[tuple[float, float, str, Machine]]] = defaultdict(list)
     for machine in site.machines:
         for start, end in lives(machine, kept=site.kept):
             starts[start["job"]] += 1
-            spans[start["task"]].append((start["at"], end, start["job"]))
+            spans[start["task"]].append((start["at"], end, start["job"], machine))
         done.update(said["task"] for said in machine.witnessed() if said["what"] == "end")
     for job, count in starts.items():
         if count > 1:
             row.doubled += count - 1
             row.complaints.append(f"{job} was started {count} times")
     for task, lived in spans.items():
-        lived.sort()
-        for (_, ended, earlier), (began, _, later) in pairwise(lived):
-            if began < ended and earlier != later:
+        lived.sort(key=lambda one: one[0])
+        for (_, ended, earlier, machine), (began, until, later, _) in pairwise(lived):
+            if earlier != later and ran_during(machine, began, min(ended, until)):
                 row.doubled += 1
                 row.complaints.append(f"{earlier} and {later} of task {task} ran at the same time")
     for task, count in done.items():
         if count > 1:
             row.doubled += count - 1
             row.complaints.append(f"task {task} did its work {count} times")
+
+
+def ran_during(machine: Machine, since: float, until: float) -> bool:
+    """Whether the machine ran in this time, but for the moment in which it notices that it has stood still."""
+    stood = sum(max(0.0, min(until, end + NOTICE_SECONDS) - max(since, start)) for start, end in machine.stood)
+    return until - since > stood
 
 
 def lives(machine: Machine, *, kept: Path) -> list[tuple[dict[str, Any], float]]:
@@ -121,7 +131,7 @@ def lives(machine: Machine, *, kept: Path) -> list[tuple[dict[str, Any], float]]
 
 def _compare_jobs(row: Row, site: FaultSite, jobs: list[Any]) -> None:
     """Every try has its job, every job is final and told, and one that Airflow took an outcome from says the same."""
-    tries = {one.job_id: one for task in site.airflow.tasks for one in task.tries}
+    tries = {one.job_id: one for task in site.airflow.tasks if task.storable for one in task.tries}
     stored = {job.id: job for job in jobs}
     for job_id in tries.keys() - stored.keys():
         row.lost += 1

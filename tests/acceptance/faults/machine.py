@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from agent.jobs import read_json
 from tests.integration.agent.conftest import Agent
 
 
@@ -26,6 +29,8 @@ class Machine:
         self.concurrency = concurrency
         self.boots = 1
         self.agents: list[Agent] = []
+        #: When the whole machine stood still, by the monotonic clock.
+        self.stood: list[tuple[float, float]] = []
 
     @property
     def agent(self) -> Agent:
@@ -49,14 +54,21 @@ class Machine:
         return agent
 
     def processes(self) -> list[psutil.Process]:
-        """Everything of this machine but the agent's own process: all that inherited the agent's environment."""
+        """Everything of this machine but the agent's own process.
+
+        That is what inherited the agent's environment and all below it. A supervisor that has set its title shows no
+        environment any more; where its parent is dead, it is known by its job's directory.
+        """
         mark = str(self.agents[0].witness_file)
-        found = []
+        started = (read_json(directory / "started") or {} for directory in self.held())
+        sessions = {one["pid"] for one in started if "pid" in one}
+        found: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.pid != self.agent.process.pid and process.environ().get("WITNESS") == mark:
-                    found.append(process)
-        return found
+            with contextlib.suppress(psutil.Error, OSError):
+                if os.getsid(process.pid) in sessions or process.environ().get("WITNESS") == mark:
+                    found.update({one.pid: one for one in (process, *process.children(recursive=True))})
+        found.pop(self.agent.process.pid, None)
+        return list(found.values())
 
     def runner(self) -> psutil.Process:
         """The fork server."""
@@ -68,9 +80,12 @@ class Machine:
 
     def freeze(self) -> None:
         """The whole machine stands still."""
-        self._all(psutil.Process.suspend)
+        for _ in range(2):  # what was forked during the first look is found by the second
+            self._all(psutil.Process.suspend)
+        self.stood.append((time.monotonic(), float("inf")))
 
     def thaw(self) -> None:
+        self.stood[-1] = (self.stood[-1][0], time.monotonic())
         self._all(psutil.Process.resume)
 
     def power_off(self) -> None:
@@ -83,6 +98,11 @@ class Machine:
         """Start the machine again after `power_off`."""
         self.boots += 1
         return self.start(*flags, **environ)
+
+    def copy_disk(self, original: Machine) -> None:
+        """What an image of the other machine's disk holds at this moment."""
+        sockets = shutil.ignore_patterns("*.sock")
+        shutil.copytree(original.folder / "state", self.folder / "state", ignore=sockets)
 
     def witnessed(self) -> list[dict[str, Any]]:
         return self.agents[0].witnessed() if self.agents else []

@@ -17,10 +17,12 @@ class Pipe:
         self.target = target
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._losing = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
-        threading.Thread(target=self._run, args=(ready,), daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        self._thread.start()
         ready.wait(10)
 
     def freeze(self) -> None:
@@ -35,8 +37,18 @@ class Pipe:
         """Break every open connection; new ones are carried."""
         self._loop.call_soon_threadsafe(self._break)
 
+    def lose_answer(self) -> None:
+        """Break the next connection on which the server answers, before anybody has heard a word of it."""
+        self._loop.call_soon_threadsafe(self._losing.set)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the answer that was to be lost has been."""
+        return not self._losing.is_set()
+
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
 
     def _break(self) -> None:
         for writer in list(self._writers):
@@ -48,6 +60,11 @@ class Pipe:
         self.port: int = server.sockets[0].getsockname()[1]
         ready.set()
         self._loop.run_forever()
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._flowing.wait()
@@ -58,14 +75,18 @@ class Pipe:
             return
         self._writers |= {writer, their_writer}
         try:
-            await asyncio.gather(self._copy(reader, their_writer), self._copy(their_reader, writer))
+            await asyncio.gather(self._copy(reader, their_writer), self._copy(their_reader, writer, answers=True))
         finally:
             self._writers -= {writer, their_writer}
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(BLOCK):
                 await self._flowing.wait()
+                if answers and self._losing.is_set():
+                    self._losing.clear()
+                    writer.transport.abort()
+                    return
                 writer.write(data)
                 await writer.drain()
         writer.close()

@@ -32,6 +32,13 @@ def write(job: Job, assignments: str) -> None:
         ("running", "state = 'success', finished_at = now()", "job_final_has_no_token"),
         ("queued", "slots = 0", "job_slots_positive"),
         ("queued", "slots = -1", "job_slots_positive"),
+        ("queued", "workload = '[]'", "job_workload_is_object"),
+        ("queued", "workload = '\"rm -rf /\"'", "job_workload_is_object"),
+        ("queued", "workload = 'null'", "job_workload_is_object"),
+        ("queued", "dag_id = repeat('€', 667)", "job_dag_id_not_too_long"),
+        ("queued", "run_id = repeat('x', 2001)", "job_run_id_not_too_long"),
+        ("queued", "task_id = repeat('x', 2001)", "job_task_id_not_too_long"),
+        ("queued", "team_name = repeat('x', 2001)", "job_team_name_not_too_long"),
     ],
 )
 def test_the_database_refuses_a_row_that_contradicts_itself(
