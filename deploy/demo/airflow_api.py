@@ -13,8 +13,10 @@ FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "remove
 class AirflowApi:
     """Airflow's public REST API as one user."""
 
-    def __init__(self, url: str, *, user: str, password: str) -> None:
+    def __init__(self, url: str, *, user: str, password: str, seconds: float = 30) -> None:
         self.url = url
+        #: How long an answer may take.
+        self.seconds = seconds
         self.user = user
         self.password = password
         self.session = requests.Session()
@@ -37,14 +39,14 @@ class AirflowApi:
 
     def login(self) -> None:
         answer = self.session.post(
-            f"{self.url}/auth/token", json={"username": self.user, "password": self.password}, timeout=30
+            f"{self.url}/auth/token", json={"username": self.user, "password": self.password}, timeout=self.seconds
         )
         answer.raise_for_status()
         self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def call(self, method: str, path: str, *, missing_ok: bool = False, **kwargs: Any) -> Any:
         """Send a request below /api/v2/; return the JSON of the answer, None for a 404 that is expected."""
-        answer = self.session.request(method, f"{self.url}/api/v2/{path}", timeout=30, **kwargs)
+        answer = self.session.request(method, f"{self.url}/api/v2/{path}", timeout=self.seconds, **kwargs)
         if missing_ok and answer.status_code == 404:
             return None
         if not answer.ok:

@@ -42,6 +42,9 @@ def balance(
     _check_jobs(row, tis, jobs)
     _check_slots(row, site, said)
     _check_logs(row, site, jobs, unheard)
+    for name in site.never_told():
+        row.lost += 1
+        row.complaints.append(f"Airflow was never told of {name}")
     return row
 
 

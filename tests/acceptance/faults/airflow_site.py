@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from deploy.demo.airflow_api import AirflowApi
+from deploy.demo.database import addresses
 from deploy.demo.environments import ADMIN, CHECKOUT, Environments, airflow_variables, free_port
 from deploy.demo.parts import Part, Parts, bring_up
 from deploy.demo.processes import MARK, Child, PartFailed, Processes
@@ -40,7 +41,11 @@ PACE = REAL if FULL else Pace(heartbeat=3, silent=10, patience=60, release=5, cl
 STUCK_SECONDS = 20
 #: A scheduler is missed when its heartbeat is older.
 HEALTH_SECONDS = 5
+#: Beyond the patience: how long a job of a dead scheduler may stay untold, with its next one's looks and starts.
+UNTOLD_SECONDS = 200
 START_SECONDS = 240.0
+#: Those that can be killed by name, in the order in which they need each other.
+PARTS = ("PostgreSQL", "control plane", "api-server", "dag-processor", "scheduler", "triggerer")
 
 _MAKE_TOKENS = """
 from pathlib import Path
@@ -175,7 +180,7 @@ class AirflowSite:
             way_to_airflow=self.way_to_airflow.url,
             settings=tuple((settings or {}).items()),
         )
-        self.airflow = AirflowApi(self.programs.airflow_url, user=ADMIN, password=self.programs.password)
+        self.airflow = AirflowApi(self.programs.airflow_url, user=ADMIN, password=self.programs.password, seconds=120)
         self.parts = SiteParts(self.programs, self.processes, self.airflow)
         self.all_parts = {part.name: part for part in self.parts.all()}
         self.machines: dict[str, AirflowMachine] = {}
@@ -216,6 +221,8 @@ class AirflowSite:
     def start_again(self, part: str) -> None:
         """Start a part that was killed, without waiting for it."""
         self.parts.began_at = datetime.now(UTC)
+        if part == "PostgreSQL":
+            addresses(self.folder).unlink()
         self.all_parts[part].begin()
 
     def until_ready(self, part: str) -> None:
@@ -226,6 +233,15 @@ class AirflowSite:
         postmaster = int((self.folder / "postgres" / "postmaster.pid").read_text().split("\n")[0])
         os.kill(postmaster, signal.SIGQUIT)
         self.processes.newest("PostgreSQL").popen.wait(timeout=60)
+
+    def mend(self) -> None:
+        """Let everything run again that a case left broken."""
+        self.database.thaw()
+        self.way_to_airflow.heal()
+        for part in PARTS:
+            if self.processes.newest(part).popen.poll() is not None:
+                self.start_again(part)
+                self.until_ready(part)
 
     # --- machines
 
@@ -297,6 +313,14 @@ class AirflowSite:
                 " ON w.id = j.worker_id WHERE run_id = %s ORDER BY queued_at, id"
             )
             return connection.execute(query, [run_id]).fetchall()
+
+    def never_told(self) -> list[str]:
+        """Jobs of any run that ended so long ago that some scheduler should have told Airflow."""
+        query: LiteralString = (
+            "SELECT task_id || ' ' || map_index || ' of ' || run_id FROM edgecontrol.job"
+            " WHERE told_at IS NULL AND finished_at < now() - make_interval(secs => %s)"
+        )
+        return [name for (name,) in self.parts.rows("edgecontrol", query, PACE.patience + UNTOLD_SECONDS)]
 
     def stored_log(self, job: dict[str, Any], attempt: int) -> bytes:
         query: LiteralString = (

@@ -17,3 +17,10 @@ def airflow_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowSi
         yield site
     finally:
         site.close()
+
+
+@pytest.fixture(autouse=True)
+def everything_runs_again(airflow_site: AirflowSite) -> Iterator[None]:
+    """A case that failed in the middle must not take the next ones along."""
+    yield
+    airflow_site.mend()

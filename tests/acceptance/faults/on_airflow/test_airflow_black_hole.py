@@ -23,6 +23,8 @@ pytestmark = [
 ]
 
 HOLE_SECONDS = 120 if FULL else 25
+#: Half of what Airflow takes for healthy unless told otherwise.
+OLDEST_HEARTBEAT_SECONDS = 15
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def test_database_is_a_black_hole(airflow_site: AirflowSite, balanced: Callable[
         airflow_site.until(lambda: airflow_site.run_state(beside) == "success", seconds=HOLE_SECONDS + 60)
         time.sleep(max(0.0, HOLE_SECONDS - (time.monotonic() - began)))
     assert airflow_site.jobs(within) == []
-    assert max(ages) < HEALTH_SECONDS, f"the scheduler's heartbeat was {max(ages):.1f} s old"
+    assert max(ages) < OLDEST_HEARTBEAT_SECONDS, f"the scheduler's heartbeat was {max(ages):.1f} s old"
     # What it has queued and could not write has to survive its death too.
     airflow_site.kill("scheduler")
     airflow_site.start_again("scheduler")
