@@ -94,6 +94,8 @@ class LogPart:
 
 # A new job for a task instance takes the place of an older open one, in the same statement: Airflow queues a task
 # instance again only when it has given up the earlier queueing. The holder of a revoked job hears of it at once.
+# outrun: a scheduler that hung for long may write an earlier try after another one has queued the next. It is stored
+#         as revoked, since Airflow does not wait for it any more.
 _ENQUEUE = """
 WITH batch AS (
     SELECT * FROM jsonb_to_recordset(%(batch)s::jsonb) AS job (
@@ -102,13 +104,22 @@ WITH batch AS (
         log_path text)
 ), queues AS (
     INSERT INTO edgecontrol.queue (name) SELECT DISTINCT queue FROM batch ORDER BY queue ON CONFLICT DO NOTHING
+), outrun AS (
+    SELECT batch.id, (
+        SELECT id FROM edgecontrol.job AS later
+        WHERE airflow_id = batch.airflow_id AND later.try_number > batch.try_number
+            AND state IN ('queued', 'claimed', 'running')
+        LIMIT 1
+    ) AS later FROM batch
 ), inserted AS (
-    INSERT INTO edgecontrol.job (id, kind, airflow_id, workload, token, queue, slots, priority, team_name,
-        dispatcher, dag_id, task_id, run_id, map_index, try_number, log_path)
-    SELECT id, kind, airflow_id, workload, token, queue, slots, priority, team_name,
-        dispatcher, dag_id, task_id, run_id, map_index, try_number, log_path
-    FROM batch ON CONFLICT (id) DO NOTHING
-    RETURNING id, airflow_id, queue, team_name, slots
+    INSERT INTO edgecontrol.job (state, finished_at, reason, id, kind, airflow_id, workload, token, queue, slots,
+        priority, team_name, dispatcher, dag_id, task_id, run_id, map_index, try_number, log_path)
+    SELECT CASE WHEN later IS NULL THEN 'queued' ELSE 'revoked' END, CASE WHEN later IS NOT NULL THEN now() END,
+        coalesce('superseded by job ' || later, ''), id, kind, airflow_id, workload,
+        CASE WHEN later IS NULL THEN token END, queue, slots, priority, team_name, dispatcher, dag_id, task_id, run_id,
+        map_index, try_number, log_path
+    FROM batch JOIN outrun USING (id) ON CONFLICT (id) DO NOTHING
+    RETURNING id, airflow_id, queue, team_name, slots, state
 ), superseded AS (
     UPDATE edgecontrol.job AS older
     SET state = 'revoked', finished_at = now(), token = NULL, reason = 'superseded by job ' || inserted.id
@@ -117,7 +128,8 @@ WITH batch AS (
         WHERE airflow_id = inserted.airflow_id AND id <> inserted.id AND state IN ('queued', 'claimed', 'running')
         OFFSET 0
     ) AS found
-    WHERE older.id = found.id AND coalesce(older.state, '') IN ('queued', 'claimed', 'running')
+    WHERE inserted.state = 'queued' AND older.id = found.id
+        AND coalesce(older.state, '') IN ('queued', 'claimed', 'running')
     RETURNING older.worker_id
 ), bumped AS (
     UPDATE edgecontrol.worker SET revision = revision + 1
@@ -127,7 +139,9 @@ WITH batch AS (
 ), told_jobs AS (
     SELECT count(pg_notify('edgecontrol_jobs', json_build_object(
         'queue', queue, 'team', team_name, 'slots', slots, 'count', jobs)::text)) AS told
-    FROM (SELECT queue, team_name, slots, count(*) AS jobs FROM inserted GROUP BY 1, 2, 3) AS groups
+    FROM (
+        SELECT queue, team_name, slots, count(*) AS jobs FROM inserted WHERE state = 'queued' GROUP BY 1, 2, 3
+    ) AS groups
 )
 SELECT id FROM inserted WHERE (SELECT told FROM told_workers) >= 0 AND (SELECT told FROM told_jobs) >= 0
 """

@@ -93,6 +93,24 @@ def test_a_new_job_revokes_an_open_one_of_the_same_task_instance(
     assert revision.revision == (1 if held_as else 0)
 
 
+@pytest.mark.parametrize("held_as", [None, "claimed", "running"])
+def test_an_earlier_try_that_is_written_late_takes_no_place(
+    store: Store, database: Database, worker: int, held_as: str | None
+) -> None:
+    # Its scheduler hung; another one took it for dead, and Airflow went on to the next try under the same id.
+    late = new_job(try_number=1)
+    newer = new_job(airflow_id=late.airflow_id, try_number=2)
+    store.enqueue([newer])
+    if held_as:
+        rows.hold(database, newer.id, worker=worker, state=held_as)
+    assert notifications(database, lambda: store.enqueue([late])) == []
+    assert rows.job(database, newer.id).state == (held_as or "queued")
+    row = rows.job(database, late.id)
+    assert (row.state, row.token, row.reason) == ("revoked", None, f"superseded by job {newer.id}")
+    assert row.finished_at is not None
+    assert [untold.id for untold in store.untold(dispatcher=DISPATCHER, besides=[], limit=10)] == [late.id]
+
+
 def test_a_finished_job_is_not_superseded(store: Store, database: Database) -> None:
     older = new_job()
     store.enqueue([older])
