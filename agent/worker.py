@@ -105,9 +105,9 @@ class Worker:
         """
         lost = set()
         for job in self.spool.load():
-            if job.boot_id != self.boot_id and job.look() not in (Found.RUNNING, Found.ENDED):
+            found = self.watch.take_over(job)
+            if job.boot_id != self.boot_id and found in (Found.UNCONFIRMED, Found.WAITING, Found.DIED):
                 lost.add(job.key)
-            self.watch.take_over(job)
         return lost
 
     def _register(self, *, without: set[Key]) -> dict[str, Any] | None:
@@ -270,6 +270,9 @@ class Worker:
         self.intake.end()
         if isinstance(error, SessionReplaced):
             self._stop_jobs(gone=True)
+            for job in self.held.all():
+                if job.gone and job.result is not None:
+                    self.held.forget(job)  # nobody hears of its outcome from here
             self.runner.close(drain=True)
         raise error
 

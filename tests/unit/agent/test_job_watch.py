@@ -325,3 +325,47 @@ def test_a_job_that_had_to_stop_says_why_unless_it_succeeded(
     watch.look_at_all()
     assert job.result is not None
     assert job.result["reason"] == reason
+
+
+@pytest.mark.parametrize("was_confirmed", [True, False])
+def test_what_an_earlier_start_of_the_machine_left_unstarted_is_not_started_now(
+    watch: JobWatch, runner: Runner, add_job: Add, held: Held, was_confirmed: bool
+) -> None:
+    """It may be a copy of the disk of a machine that has started it since."""
+    job = add_job()
+    job.boot_id = "boot-0"
+    if was_confirmed:
+        job.mark_confirmed()
+    held._jobs.clear()
+    assert watch.take_over(job) is (Found.WAITING if was_confirmed else Found.UNCONFIRMED)
+    watch.look_at_all()
+    assert (held.all(), runner.started, job.directory.exists()) == ([], [], False)
+
+
+def test_the_log_of_an_earlier_start_of_the_machine_stays_as_it_is(watch: JobWatch, add_job: Add, held: Held) -> None:
+    job = confirmed(add_job())
+    job.boot_id = "boot-0"
+    assert job.give_up_start()
+    held._jobs.clear()
+    assert watch.take_over(job) is Found.DIED
+    assert job.log_size() == 0
+    assert "restarted" in (job.result or {})["reason"]
+
+
+@pytest.mark.parametrize(("outcome", "left"), [("success", 1), ("", 0)])
+def test_a_job_that_is_gone_is_still_reported_when_airflow_accepted_its_outcome(
+    watch: JobWatch, add_job: Add, held: Held, outcome: str, left: int
+) -> None:
+    """The control plane may have given it up while this agent stood still, and says so before we have looked."""
+    unseen, seen = confirmed(add_job()), confirmed(add_job())
+    for job in (unseen, seen):
+        assert job.give_up_start()
+    result = {"state": "success" if outcome else "failed", "airflow_outcome": outcome}
+    unseen.finish(result)
+    with lock(seen):
+        for job in (unseen, seen):
+            watch.stop(job, gone=True)
+    seen.finish(result)
+    watch.look_at_all()
+    assert unseen.result is not None, "it had ended before it was gone: the answer to its report tells"
+    assert len([job for job in held.all() if job is seen]) == left
