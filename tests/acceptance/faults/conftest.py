@@ -24,7 +24,7 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
     def make(**settings: str) -> FaultSite:
         site = FaultSite(folder=tmp_path_factory.mktemp("site"), **settings)
         sites.append(site)
-        site.until(site.healthy)
+        site.until(site.healthy, seconds=150)
         return site
 
     yield make

@@ -27,7 +27,16 @@ class Somebody:
     def __init__(self, site: FaultSite) -> None:
         self.site = site
         environ = {**site.environ, "DJANGO_SUPERUSER_PASSWORD": PASSWORD}
-        command = [sys.executable, "manage.py", "createsuperuser", "--noinput", "--username", "eve", "--email", "e@x.y"]
+        command = [
+            sys.executable,
+            "manage.py",
+            "createsuperuser",
+            "--noinput",
+            "--username",
+            "eve",
+            "--email",
+            "eve@example.com",
+        ]
         subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True)
         self.session = requests.Session()
         page = f"{site.url}/admin/login/"
