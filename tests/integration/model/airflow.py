@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
-import tests.unit.airflow_bridge.airflow_home  # noqa: F401
 from airflow.models.taskinstancekey import TaskInstanceKey
+
+import tests.unit.airflow_bridge.airflow_home  # noqa: F401
 from airflow_bridge.database import Connections, NoConnection, StoreAway
 from airflow_bridge.endings import Endings
 from airflow_bridge.executor import EdgeControlExecutor
@@ -176,7 +177,7 @@ class FaultyStore(Store):
 
 
 def _loud(*args: Any) -> None:
-    raise  # noqa: PLE0704 - called where the executor contains an exception
+    raise
 
 
 @dataclass(eq=False)
@@ -209,6 +210,7 @@ class Scheduler:
             executor._ledger,
             patience=executor.config.outage_patience,
             look_up=self.airflow.look_up,
+            look_up_cleared=lambda keys: {},
             clock=clock.monotonic,
         )
         executor.jwt_generator = SimpleNamespace(generate=lambda **said: str(clock.now))  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""An edge machine as `agent/` behaves: a disk, processes that outlive the agent, and an agent that obeys the answers."""
+"""An edge machine as `agent/` behaves: a disk, processes that outlive the agent, and an agent that obeys answers."""
 
 from __future__ import annotations
 
@@ -85,9 +85,10 @@ class Machine:
     up: bool = False
     frozen: bool = False
     cut: bool = False
+    disk_full: bool = False
     #: Never to come back: switched off for good, or told that another one has its identity.
     over: bool = False
-    session: UUID = UUID(int=0)
+    session: UUID | None = None
     #: It was sent, and no answer has said that it is accepted.
     session_is_unused: bool = False
     revision: int = 0
@@ -149,6 +150,9 @@ class Machine:
         if self.cut or fate == LOST:
             return
         self.world.heard_from(self.worker_id)
+        for twin in self.world.machines:
+            if twin.worker_id == self.worker_id and twin is not self:
+                self.world.hurt_held(twin, "another machine has its identity")
         answer = plane.register(
             worker_id=self.worker_id, session=self.session, boot=self.boot, concurrency=self.concurrency, held=held
         )
@@ -220,6 +224,9 @@ class Machine:
         for job in jobs:
             if (job.pk, job.attempt) in self.disk:
                 continue
+            if self.disk_full:
+                self._give_back(job, fate)
+                continue
             self.disk[job.pk, job.attempt] = Entry(
                 job=job.pk,
                 attempt=job.attempt,
@@ -229,6 +236,11 @@ class Machine:
                 token=job.token or "",
                 boot=self.boot,
             )
+
+    def _give_back(self, job: Job, fate: str) -> None:
+        """Said once: when nobody hears it, the claim is released by itself."""
+        result = {"state": "not_started", "reason": "the state directory takes no job"}
+        self.request(fate, lambda worker: plane.report(worker, job=job.pk, attempt=job.attempt, result=result, log=b""))
 
     def _confirm(self, fate: str) -> None:
         entries = [entry for entry in self.disk.values() if not entry.confirmed and entry.result is None]

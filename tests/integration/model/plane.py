@@ -22,7 +22,7 @@ from workers_app.registry import Introduction, SessionReplaced
 from workers_app.states import Reported
 
 
-def caller(worker_id: int, session: UUID) -> Worker:
+def caller(worker_id: int, session: UUID | None) -> Worker:
     """What the permission `IsCurrentSession` checks."""
     worker = Worker.objects.get(pk=worker_id)
     if worker.session != session:

@@ -67,7 +67,6 @@ class World:
 
     def clone(self, machine: Machine) -> None:
         """Another machine starts with the same token and an empty disk."""
-        self.hurt_held(machine, "its machine was cloned")
         twin = Machine(
             world=self, worker_id=machine.worker_id, number=len(self.machines), concurrency=machine.concurrency
         )
@@ -154,7 +153,9 @@ class World:
     # What must hold.
 
     def check(self) -> None:
-        rows = list(Job.objects.values_list("pk", "airflow_id", "state", "attempt", "worker_id", "slots", "finished_at"))
+        rows = list(
+            Job.objects.values_list("pk", "airflow_id", "state", "attempt", "worker_id", "slots", "finished_at")
+        )
         held: Counter[int] = Counter()
         open_jobs: Counter[UUID] = Counter()
         for job, airflow_id, state, attempt, worker_id, slots, _ in rows:
@@ -213,6 +214,7 @@ class World:
         for machine in self.machines:
             machine.frozen = machine.frozen and machine.over
             machine.cut = machine.cut and machine.over
+            machine.disk_full = False
         if not any(machine.up or not machine.over for machine in self.machines):
             self.add_machine()
 
