@@ -81,9 +81,9 @@ def test_the_control_plane_is_away(site: FaultSite, balanced: Callable[[Row], No
     work.end()
     site.settle(seconds=120)
     assert alive(site)
+    assert "gave up" not in site.log.read_text()
     assert states(site, work.tasks) == {"success"}
-    row = balance(site, case=f"4 control plane away, {away:.0f} s, {how}", recovery_seconds=recovery)
-    balanced(row)
+    balanced(balance(site, case=f"4 control plane away, {away:.0f} s, {how}", recovery_seconds=recovery))
 
 
 def away_site(site: FaultSite) -> tuple[Machine, Callable[[], None], Callable[[], None]]:
@@ -176,7 +176,7 @@ def test_only_the_way_to_the_control_plane_is_cut(site: FaultSite, balanced: Cal
     site.until(lambda: [task.state for task in tasks].count("success") == 2)
     way_in.heal()
     recovery = site.went_on()
-    assert holds_for(2 * PACE.heartbeat, lambda: tasks[2].state == "running")
+    assert holds_for(2 * PACE.heartbeat, lambda: tasks[2].state == "running"), site.airflow.failures
     afterwards.touch()
     site.settle(seconds=120)
     assert states(site, tasks) == {"success"}
@@ -196,7 +196,7 @@ def test_airflow_is_away(site: FaultSite, balanced: Callable[[Row], None], how: 
     else:
         site.way_to_airflow.freeze()
     work.tasks += site.queue(*[{"seconds": 0.2}] * 12)
-    assert holds_for(away, lambda: alive(site) and not site.airflow.failures)
+    assert holds_for(away, lambda: alive(site) and not site.airflow.failures), site.airflow.failures
     site.way_to_airflow.heal()
     recovery = site.went_on()
     work.end()
