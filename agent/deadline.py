@@ -20,8 +20,8 @@ class UntilDeadline(io.RawIOBase):
     def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
         self._raw = raw
         self._socket = sock
-        seconds = sock.gettimeout()
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._seconds = sock.gettimeout()
+        self._deadline = None if self._seconds is None else time.monotonic() + self._seconds
 
     def readable(self) -> bool:
         return True
@@ -32,7 +32,10 @@ class UntilDeadline(io.RawIOBase):
             if left <= 0:
                 raise TimeoutError("the answer did not end in time")
             self._socket.settimeout(left)
-        count: int | None = self._raw.readinto(buffer)
+        try:
+            count: int | None = self._raw.readinto(buffer)
+        finally:
+            self._socket.settimeout(self._seconds)  # the next request of this connection has its own time
         return count
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from agent.client import NOT_OURS, ApiError, Client
-from agent.deadline import prompt_session
+from agent.deadline import PromptResponse, prompt_session
 
 PAGE = b"<html><h1>404 page not found</h1></html>"
 
@@ -143,3 +143,14 @@ def test_a_connection_goes_on_after_an_answer_in_time(server: Server) -> None:
     server.answer = http(200, b"x")
     with prompt_session() as session:
         assert [session.get(server.url, timeout=(5, 5)).content for _ in range(3)] == [b"x"] * 3
+
+
+def test_what_is_left_of_an_answers_time_is_not_the_next_requests() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(30)
+        answer = PromptResponse(ours)
+        theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        answer.begin()
+        assert ours.gettimeout() == 30
+        answer.close()
