@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent import jobs
+from agent import jobs, state_dir
+from agent.errors import BadStateDir
 from agent.held import Held
 from agent.jobs import Found, Job, Spool
 from tests.unit.agent.conftest import write_log
@@ -169,6 +171,20 @@ def test_a_log_position_that_cannot_be_read_begins_anew(add_job: Add, held: Held
     (add_job().directory / "shipped").write_text(shipped)
     (again,) = held.spool.load()
     assert (again.shipped, again.log_done) == (0, False)
+
+
+def test_a_file_system_that_has_no_locks_is_not_one_that_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / "lock").touch()
+    monkeypatch.setattr("agent.jobs.fcntl.lockf", no_locks)
+    with pytest.raises(OSError, match="No locks"):
+        jobs.is_locked(tmp_path / "lock")
+    with pytest.raises(BadStateDir, match="No locks"):
+        state_dir.take(tmp_path)
 
 
 def test_two_spools_do_not_share(tmp_path: Path) -> None:
