@@ -176,14 +176,22 @@ class Delivery:
         self.last_contact = clock()
         self.away = False
         self.started = False
+        self.identity = ""  # the body of a heartbeat: whose start Airflow accepted
         self.accepted = ""  # the final state that Airflow took
         self.refused = ""  # why Airflow did not want this start
         self.unstarted = ""  # why the start did not reach Airflow, or was not allowed to
         self.withdrawn = ""  # why Airflow ended a task that was running
         self.undelivered = ""  # the last reason why the final state did not arrive
 
-    def call(self, *, method: str, url: str, body: Any, send: Callable[[], Any]) -> Any:
-        """Send until Airflow answers or the patience ends; a heartbeat is sent once (its interval is the retry)."""
+    def call(
+        self, *, method: str, url: str, body: Any, send: Callable[[], Any], beat: Callable[[str], Any] | None = None
+    ) -> Any:
+        """Send until Airflow answers or the patience ends; a heartbeat is sent once (its interval is the retry).
+
+        `beat` sends a heartbeat with the body it is given, or raises as `send` does. It goes before a final state that
+        is repeated: a task that had deferred may have been resumed elsewhere, and Airflow 3.3.2 would take the repeat
+        for the word of the process that runs now.
+        """
         kind = kind_of_call(method, url)
         if kind == "start":
             self.on_start()
@@ -191,6 +199,8 @@ class Delivery:
         while True:
             tries += 1
             try:
+                if kind == "state" and tries > 1 and beat and self.identity:
+                    beat(self.identity)
                 response = send()
             except Exception as error:
                 status = status_of(error)
@@ -223,7 +233,8 @@ class Delivery:
             self.tell("info", "Airflow's API server answers again")
         status, text = status_of(error), describe(error)
         if error is None:
-            self.started = self.started or kind == "start"
+            if kind == "start":
+                self.started, self.identity = True, identity_in(body)
             self.accepted = state_in(body) if kind == "state" else self.accepted
         elif kind == "start" and status in UNWANTED:
             self.refused = f"Airflow did not want this start: {text}"
@@ -277,6 +288,15 @@ def state_in(body: Any) -> str:
     """The state that the body of a final-state call carries."""
     try:
         return str(json.loads(body)["state"])
+    except (TypeError, ValueError, KeyError):
+        return ""
+
+
+def identity_in(body: Any) -> str:
+    """Host name and process number of a start, as the body of its heartbeats."""
+    try:
+        start = json.loads(body)
+        return json.dumps({"hostname": start["hostname"], "pid": start["pid"]})
     except (TypeError, ValueError, KeyError):
         return ""
 
@@ -337,11 +357,13 @@ def airflow_client(*, server: str, token: str, delivery: Delivery) -> Any:
 
     class DeliveringClient(Client):
         def request(self, method: str, url: Any, **options: Any) -> Any:
+            heartbeat = f"{str(url).rpartition('/')[0]}/heartbeat"
             return delivery.call(
                 method=method,
                 url=str(url),
                 body=options.get("content"),
                 send=lambda: once(self, method, url, **options),
+                beat=lambda body: once(self, "PUT", heartbeat, content=body),
             )
 
     return DeliveringClient(base_url=server, token=token)

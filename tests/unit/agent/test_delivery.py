@@ -45,6 +45,8 @@ class Airflow:
         self.now = 0.0
         self.said: list[tuple[str, str]] = []
         self.asked = 0
+        #: The calls, as they arrive.
+        self.called: list[str] = []
         self.delivery = Delivery(
             patience_seconds=patience,
             network_errors=(ConnectionError,),
@@ -55,13 +57,14 @@ class Airflow:
         )
 
     def call(self, url: str, body: bytes = b"{}") -> Any:
-        def send() -> str:
+        def send(*said: str) -> str:
+            self.called.append(f"heartbeat {said[0]}" if said else url)
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
             if isinstance(answer, Exception):
                 raise answer
             return answer
 
-        return self.delivery.call(method="PATCH", url=url, body=body, send=send)
+        return self.delivery.call(method="PATCH", url=url, body=body, send=send, beat=send)
 
     def outcome(self, *, exit_code: int | None = 0, error: BaseException | None = None) -> tuple[str, str, str]:
         result = outcome(delivery=self.delivery, exit_code=exit_code, error=error)
@@ -191,6 +194,28 @@ def test_a_task_that_airflow_ended_fails_with_that_reason(status: int) -> None:
     state, _, reason = airflow.outcome(exit_code=-15)
     assert state == "failed"
     assert "ended the task while it was running" in reason
+
+
+ME = b'{"hostname": "berlin-3", "unixname": "edge", "pid": 7, "start_date": "2026-01-01"}'
+HEARTBEAT = 'heartbeat {"hostname": "berlin-3", "pid": 7}'
+
+
+def test_an_end_is_repeated_only_while_airflow_sees_this_process_run() -> None:
+    airflow = Airflow("ok", ConnectionError(), "still yours", "ok")
+    airflow.call(START, ME)
+    airflow.call(STATE, b'{"state": "deferred"}')
+    assert airflow.called == [START, STATE, HEARTBEAT, STATE]
+    assert airflow.delivery.accepted == "deferred"
+
+
+@pytest.mark.parametrize("status", [404, 409, 410])
+def test_an_end_whose_answer_was_lost_does_not_end_the_run_that_came_after_it(status: int) -> None:
+    """The trigger has fired, and another machine runs the rest: Airflow would take our repeat for its word."""
+    airflow = Airflow("ok", ConnectionError(), Answer(status, "running elsewhere"))
+    airflow.call(START, ME)
+    airflow.call(STATE, b'{"state": "deferred"}')
+    assert airflow.called == [START, STATE, HEARTBEAT]
+    assert airflow.delivery.accepted == "deferred"
 
 
 def test_a_call_that_airflow_cannot_carry_out_is_not_repeated_for_minutes() -> None:
