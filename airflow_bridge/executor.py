@@ -43,8 +43,11 @@ CHECK_ROUND_SECONDS = 60
 #: Ended jobs of dispatchers that are gone are looked for this often. They are told when they ended that much more than
 #: the patience ago: a living dispatcher keeps none longer.
 OVERDUE_SECONDS = 60
-#: Tokens minted in one second.
-RENEW_LIMIT = 100
+#: Tokens renewed in one statement, and what one turn may spend on them.
+RENEW_LIMIT = 250
+RENEW_SECONDS = 1.0
+#: How much of a token's life counts: who is given a job needs some of it to start it.
+TOKEN_SHARE = 0.9
 
 
 _HAND_OVER = "take over jobs of other schedulers"
@@ -230,8 +233,10 @@ class EdgeControlExecutor(BaseExecutor):
     def _job_of(self, workload: Any) -> NewJob | None:
         """The row to write; None when there can be none, and then the workload has been failed."""
         try:
+            waited = time.monotonic() - self._buffered_at.get(workload.key, float("-inf"))
             return queueing.job_of(
                 workload,
+                token_seconds=max(0.0, self._token_seconds * TOKEN_SHARE - waited),
                 job_id=queueing.assigned_id(workload) or self._assign_id(workload),
                 dispatcher=self.dispatcher,
                 team_name=self.team_name or "",
@@ -263,7 +268,9 @@ class EdgeControlExecutor(BaseExecutor):
             for job in result.stored:
                 key = queueing.key_of(job)
                 self._unbuffer(key, job_id=job.id)
-                self._open(job_id=job.id, key=key, airflow_id=job.airflow_id, renew_in=self._token_seconds / 3)
+                # What was buffered for long has an old token.
+                renew_in = (job.token_seconds or 0) - self._token_seconds * (TOKEN_SHARE - 1 / 3)
+                self._open(job_id=job.id, key=key, airflow_id=job.airflow_id, renew_in=renew_in)
                 if job.id in self._inherited:
                     # The one that queued it may have been faster: then its row is still to be taken over.
                     self._inherited.remove(job.id)
@@ -379,15 +386,25 @@ class EdgeControlExecutor(BaseExecutor):
             self._store.expire(late, limit_seconds=limit)
 
     def _renew_tokens(self) -> None:
-        """Mint tokens of waiting jobs anew: Airflow's own last for [scheduler] task_queued_timeout only."""
-        now = time.monotonic()
-        due = self._ledger.due_for_renewal(now=now, limit=RENEW_LIMIT)
-        for job in due:
-            self._ledger.renew(job.id, at=now + self._token_seconds / 3)
-        waiting = [job for job in due if job.id not in self._held]
-        if waiting:
-            mint = functools.partial(BaseWorkloadSchema.generate_token, generator=self.jwt_generator)
-            self._store.renew_tokens({job.id: mint(str(job.airflow_id)) for job in waiting})
+        """Mint tokens of waiting jobs anew: Airflow's own last for [scheduler] task_queued_timeout only.
+
+        As many as need it: after an outage that is all of them.
+        """
+        ends = min(time.monotonic() + RENEW_SECONDS, self._turn_ends)
+        while due := self._ledger.due_for_renewal(now=time.monotonic(), limit=RENEW_LIMIT):
+            waiting = [job for job in due if job.id not in self._held]
+            again_in = 0.0
+            try:
+                if waiting:
+                    mint = functools.partial(BaseWorkloadSchema.generate_token, generator=self.jwt_generator)
+                    tokens = {job.id: mint(str(job.airflow_id)) for job in waiting}
+                    self._store.renew_tokens(tokens, seconds=self._token_seconds * TOKEN_SHARE)
+                again_in = self._token_seconds / 3
+            finally:
+                for job in due:
+                    self._ledger.renew(job.id, at=time.monotonic() + again_in)
+            if time.monotonic() >= ends:
+                return
 
     # Adoption.
 

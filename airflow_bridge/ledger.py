@@ -24,6 +24,8 @@ class Ledger:
         self._by_id: dict[UUID, OpenJob] = {}
         self._by_key: dict[Hashable, UUID] = {}
         self._renewals: list[tuple[float, UUID]] = []
+        #: Of several moments of one job, the one that counts.
+        self._renew_at: dict[UUID, float] = {}
         self._round: list[UUID] = []
 
     def __len__(self) -> int:
@@ -37,7 +39,7 @@ class Ledger:
         self.forget_key(job.key)
         self._by_id[job.id] = job
         self._by_key[job.key] = job.id
-        heapq.heappush(self._renewals, (renew_at, job.id))
+        self.renew(job.id, at=renew_at)
 
     def get(self, job_id: UUID) -> OpenJob | None:
         return self._by_id.get(job_id)
@@ -48,6 +50,7 @@ class Ledger:
 
     def forget(self, job_id: UUID) -> None:
         job = self._by_id.pop(job_id, None)
+        self._renew_at.pop(job_id, None)
         if job and self._by_key.get(job.key) == job_id:
             del self._by_key[job.key]
 
@@ -61,16 +64,18 @@ class Ledger:
         return {job.key for job_id in ids if (job := self._by_id.get(job_id))}
 
     def renew(self, job_id: UUID, *, at: float) -> None:
-        """Let the job come up for renewal at that moment (too)."""
+        """Let the job come up for renewal at that moment, and at no other."""
+        self._renew_at[job_id] = at
         heapq.heappush(self._renewals, (at, job_id))
 
     def due_for_renewal(self, *, now: float, limit: int) -> list[OpenJob]:
         """Take at most `limit` jobs whose token should be renewed now; the caller says when they are next."""
         due: dict[UUID, OpenJob] = {}
         while self._renewals and self._renewals[0][0] <= now and len(due) < limit:
-            _, job_id = heapq.heappop(self._renewals)
-            if job := self._by_id.get(job_id):
+            at, job_id = heapq.heappop(self._renewals)
+            if self._renew_at.get(job_id) == at and (job := self._by_id.get(job_id)):
                 due[job_id] = job
+                del self._renew_at[job_id]
         return list(due.values())
 
     def next_to_check(self, *, seconds_per_round: int, limit: int) -> list[UUID]:

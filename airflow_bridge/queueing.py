@@ -25,7 +25,15 @@ def parse_id(text: object) -> UUID | None:
         return None
 
 
-def job_of(workload: Any, *, job_id: UUID, dispatcher: UUID, team_name: str, default_queue: str) -> NewJob:
+def job_of(
+    workload: Any,
+    *,
+    job_id: UUID,
+    dispatcher: UUID,
+    team_name: str,
+    default_queue: str,
+    token_seconds: float | None = None,
+) -> NewJob:
     """The row of this workload. The token travels apart from the rest, so that it can be nulled and renewed."""
     content = workload.model_dump(mode="json")
     token = content.pop("token")
@@ -37,6 +45,7 @@ def job_of(workload: Any, *, job_id: UUID, dispatcher: UUID, team_name: str, def
             airflow_id=ti.id,
             workload=content,
             token=token,
+            token_seconds=token_seconds,
             queue=ti.queue,
             slots=ti.pool_slots,
             priority=ti.priority_weight,
@@ -55,6 +64,7 @@ def job_of(workload: Any, *, job_id: UUID, dispatcher: UUID, team_name: str, def
         airflow_id=airflow_id_of(workload),
         workload=content,
         token=token,
+        token_seconds=token_seconds,
         queue=getattr(workload, "queue", None) or default_queue,
         slots=1,
         priority=URGENT,

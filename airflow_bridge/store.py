@@ -35,6 +35,8 @@ class NewJob:
     map_index: int = -1
     try_number: int = 0
     log_path: str = ""
+    #: For how much longer Airflow accepts the token; None when nobody knows.
+    token_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +103,7 @@ WITH batch AS (
     SELECT * FROM jsonb_to_recordset(%(batch)s::jsonb) AS job (
         id uuid, kind text, airflow_id uuid, workload jsonb, token text, queue text, slots int, priority int,
         team_name text, dispatcher uuid, dag_id text, task_id text, run_id text, map_index int, try_number int,
-        log_path text)
+        log_path text, token_seconds float8)
 ), queues AS (
     INSERT INTO edgecontrol.queue (name) SELECT DISTINCT queue FROM batch ORDER BY queue ON CONFLICT DO NOTHING
 ), outrun AS (
@@ -113,11 +115,12 @@ WITH batch AS (
     ) AS later FROM batch
 ), inserted AS (
     INSERT INTO edgecontrol.job (state, finished_at, reason, id, kind, airflow_id, workload, token, queue, slots,
-        priority, team_name, dispatcher, dag_id, task_id, run_id, map_index, try_number, log_path)
+        priority, team_name, dispatcher, dag_id, task_id, run_id, map_index, try_number, log_path, token_until)
     SELECT CASE WHEN later IS NULL THEN 'queued' ELSE 'revoked' END, CASE WHEN later IS NOT NULL THEN now() END,
         coalesce('superseded by job ' || later, ''), id, kind, airflow_id, workload,
         CASE WHEN later IS NULL THEN token END, queue, slots, priority, team_name, dispatcher, dag_id, task_id, run_id,
-        map_index, try_number, log_path
+        map_index, try_number, log_path,
+        now() + make_interval(secs => token_seconds)
     FROM batch JOIN outrun USING (id) ON CONFLICT (id) DO NOTHING
     RETURNING id, airflow_id, queue, team_name, slots, state
 ), superseded AS (
@@ -201,11 +204,22 @@ WHERE id = ANY(%(ids)s) AND state = 'queued' AND queued_at < now() - make_interv
 RETURNING id
 """
 
+# No worker was given a job whose token had run out, so that it is announced again.
 _RENEW = """
-UPDATE edgecontrol.job SET token = fresh.token
-FROM unnest(%(ids)s::uuid[], %(tokens)s::text[]) AS fresh (id, token)
-WHERE job.id = fresh.id AND job.state = 'queued'
-RETURNING job.id
+WITH due AS (
+    SELECT job.id, fresh.token, queue, team_name, slots, coalesce(token_until <= now(), false) AS ran_out
+    FROM edgecontrol.job JOIN unnest(%(ids)s::uuid[], %(tokens)s::text[]) AS fresh (id, token) USING (id)
+    WHERE job.state = 'queued' FOR NO KEY UPDATE OF job
+), renewed AS (
+    UPDATE edgecontrol.job SET token = due.token, token_until = now() + make_interval(secs => %(seconds)s)
+    FROM due WHERE job.id = due.id AND job.state = 'queued'
+    RETURNING job.id
+), told_jobs AS (
+    SELECT count(pg_notify('edgecontrol_jobs', json_build_object(
+        'queue', queue, 'team', team_name, 'slots', slots, 'count', jobs)::text)) AS told
+    FROM (SELECT queue, team_name, slots, count(*) AS jobs FROM due WHERE ran_out GROUP BY 1, 2, 3) AS groups
+)
+SELECT id FROM renewed WHERE (SELECT told FROM told_jobs) >= 0
 """
 
 _LOG_PARTS = """
@@ -324,9 +338,9 @@ class Store:
         """Fail those of the jobs that have waited longer than the limit, saying why nobody took them."""
         return {row.id for row in self._run(_EXPIRE, ids=list(ids), limit=limit_seconds)}
 
-    def renew_tokens(self, tokens: Mapping[UUID, str]) -> set[UUID]:
-        """Give jobs that still wait a fresh token; return those that did."""
-        rows = self._run(_RENEW, ids=list(tokens.keys()), tokens=list(tokens.values()))
+    def renew_tokens(self, tokens: Mapping[UUID, str], *, seconds: float) -> set[UUID]:
+        """Give jobs that still wait a fresh token, which is accepted for so long; return those that did."""
+        rows = self._run(_RENEW, ids=list(tokens.keys()), tokens=list(tokens.values()), seconds=seconds)
         return {row.id for row in rows}
 
     def log_parts(self, log_path: str) -> list[LogPart]:

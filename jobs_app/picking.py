@@ -22,6 +22,8 @@ from workers_app.models import Worker
 SLACK = 64
 #: The same for a queue whose row this claim has locked: no other claim takes its jobs, but one may be being revoked.
 SPARE = 8
+#: How many waiting jobs of one queue and size are read at most, while no scheduler lives that renews their tokens.
+DEPTH = 1000
 #: How often to look again when every candidate was being taken by somebody else.
 LOOKS = 10
 _PAUSE_SECONDS = 0.01
@@ -57,7 +59,8 @@ sizes AS (
 
 # limited: queues with a limit and a job that this worker could take. With any of them nothing is locked here: what is
 #          handed out depends on what they still let in, which only _PICK_WITHIN_LIMITS may read.
-# candidates: the best of all probes, so that a worker of many queues reads no more rows than one of few.
+# candidates: the best of all probes, so that a worker of many queues reads no more rows than one of few. A job whose
+#             token has run out cannot be started, and every start that fails brakes its machine.
 # locked: by primary key and nothing else. The ids are an array and `state` is spelled so that it fits no partial
 #         index: the planner cannot know how few they are, and would scan all that is queued (seen: 75-150 ms
 #         beside 200,000 jobs, with statistics from before as from after the burst).
@@ -69,9 +72,13 @@ limited AS (
 ),
 candidates AS (
     SELECT waiting.* FROM sizes, LATERAL (
-        SELECT job.id, job.slots, job.priority, job.queued_at FROM job
-         WHERE state = 'queued' AND queue = sizes.name AND team_name = %(team)s AND job.slots = sizes.slots
-         ORDER BY job.priority DESC, job.queued_at, job.id LIMIT (SELECT slots FROM room) + %(slack)s
+        SELECT first.id, first.slots, first.priority, first.queued_at FROM (
+            SELECT job.id, job.slots, job.priority, job.queued_at, job.token_until FROM job
+             WHERE state = 'queued' AND queue = sizes.name AND team_name = %(team)s AND job.slots = sizes.slots
+             ORDER BY job.priority DESC, job.queued_at, job.id LIMIT %(depth)s
+        ) AS first
+         WHERE coalesce(first.token_until > now(), true)
+         ORDER BY first.priority DESC, first.queued_at, first.id LIMIT (SELECT slots FROM room) + %(slack)s
     ) AS waiting
     WHERE sizes.slots <= (SELECT slots FROM room) AND concurrency_limit IS NULL AND NOT EXISTS (SELECT FROM limited)
     ORDER BY waiting.priority DESC, waiting.queued_at, waiting.id
@@ -118,9 +125,13 @@ lines AS (
 candidates AS (
     SELECT lines.queue, lines.room, best.id FROM lines, LATERAL (
         SELECT waiting.* FROM sizes, LATERAL (
-            SELECT job.id, job.priority, job.queued_at FROM job
-             WHERE state = 'queued' AND queue = sizes.name AND team_name = %(team)s AND job.slots = sizes.slots
-             ORDER BY job.priority DESC, job.queued_at, job.id LIMIT lines.room + lines.spare
+            SELECT first.id, first.priority, first.queued_at FROM (
+                SELECT job.id, job.priority, job.queued_at, job.token_until FROM job
+                 WHERE state = 'queued' AND queue = sizes.name AND team_name = %(team)s AND job.slots = sizes.slots
+                 ORDER BY job.priority DESC, job.queued_at, job.id LIMIT %(depth)s
+            ) AS first
+             WHERE coalesce(first.token_until > now(), true)
+             ORDER BY first.priority DESC, first.queued_at, first.id LIMIT lines.room + lines.spare
         ) AS waiting
         WHERE sizes.slots <= lines.room
           AND CASE WHEN concurrency_limit IS NOT NULL THEN name END IS NOT DISTINCT FROM lines.queue
@@ -182,6 +193,7 @@ def _parameters(*, worker: Worker, free_slots: int) -> dict[str, Any]:
         "team": worker.team_name,
         "slack": SLACK,
         "spare": SPARE,
+        "depth": DEPTH,
     }
 
 

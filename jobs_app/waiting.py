@@ -16,6 +16,7 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import F
 from django.db.models.fields.json import KT
+from django.db.models.functions import Now
 
 from jobs_app.models import Job, Queue
 from jobs_app.states import JobState
@@ -80,7 +81,7 @@ class Unserved(NamedTuple):
 
 
 def because(jobs: Iterable[Job]) -> dict[UUID, str]:
-    """Say of each of these jobs that waits why it does; the others are left out. Three queries, however many jobs."""
+    """Say of each of these jobs that waits why it does; the others are left out. Four queries, however many jobs."""
     waiting = [job for job in jobs if job.state == JobState.QUEUED]
     if not waiting:
         return {}
@@ -92,12 +93,23 @@ def because(jobs: Iterable[Job]) -> dict[UUID, str]:
         group: sentence(queue=group[0], team=group[1], slots=group[2], hosts=hosts, rules=rules.get(group[0]))
         for group in groups
     }
+    ran_out = _without_token([job.pk for job in waiting if job.token_until is not None])
     return {
-        job.pk: sentences[job.queue, job.team_name, job.slots]
+        job.pk: (_RAN_OUT if job.pk in ran_out else sentences[job.queue, job.team_name, job.slots])
         # A hand-out that came to nothing left its reason behind.
         + (f"; earlier: {job.reason}" if job.reason else "")
         for job in waiting
     }
+
+
+_RAN_OUT = "its token has run out and no scheduler renews it: is Airflow's scheduler running?"
+
+
+def _without_token(job_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these jobs that cannot be started before Airflow's side has renewed their token."""
+    if not job_ids:
+        return set()
+    return set(Job.objects.filter(pk__in=job_ids, token_until__lte=Now()).values_list("pk", flat=True))
 
 
 def unserved_queues() -> list[Unserved]:

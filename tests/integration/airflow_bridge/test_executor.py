@@ -669,6 +669,51 @@ def test_tokens_of_waiting_jobs_are_minted_anew(executor: EdgeControlExecutor, d
     assert rows.job(database, job_id(running)).token == running.token
 
 
+def test_as_many_tokens_are_renewed_as_have_to_be(executor: EdgeControlExecutor, database: Database) -> None:
+    workloads = [task(map_index=number) for number in range(600)]
+    for workload in workloads:
+        executor.queue_workload(workload, session=None)
+    turn(executor)
+    database.execute("UPDATE edgecontrol.job SET token_until = now() - interval '1 hour'")
+    for workload in workloads:
+        executor._ledger.renew(job_id(workload), at=0)
+    for _ in range(20):  # each turn does what fits into its time
+        turn(executor)
+        if not database.execute("SELECT FROM edgecontrol.job WHERE token_until < now()").fetchone():
+            break
+    else:
+        pytest.fail("tokens were not renewed")
+    assert executor._ledger.due_for_renewal(now=time.monotonic() + executor._token_seconds / 4, limit=1) == []
+
+
+def test_a_renewal_that_failed_is_made_up_for_at_once(
+    executor: EdgeControlExecutor, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = task()
+    queue(executor, workload)
+    turn(executor)
+    executor._ledger.renew(job_id(workload), at=0)
+    with monkeypatch.context() as patch:
+        break_store(patch, executor, "renew_tokens", StoreAway("gone"))
+        turn(executor)
+    let_time_pass(executor)
+    turn(executor)
+    assert rows.job(database, job_id(workload)).token.count(".") == 2
+
+
+def test_a_token_that_grew_old_in_the_buffer_is_renewed_as_soon_as_the_job_is_stored(
+    executor: EdgeControlExecutor, database: Database
+) -> None:
+    workload = task()
+    queue(executor, workload)
+    executor._buffered_at[workload.key] -= 10_000
+    turn(executor)
+    turn(executor)
+    row = rows.job(database, job_id(workload))
+    assert row.token.count(".") == 2
+    assert row.token_until > row.queued_at
+
+
 def test_an_event_of_airflows_own_ends_our_claim_on_the_task(
     executor: EdgeControlExecutor, database: Database, worker: int
 ) -> None:

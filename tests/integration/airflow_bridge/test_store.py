@@ -260,9 +260,28 @@ def test_tokens_are_renewed_for_jobs_that_still_wait(store: Store, database: Dat
     rows.hold(database, running.id, worker=worker)
     rows.end(database, ended.id, state="failed")
     fresh = dict.fromkeys([waiting.id, running.id, ended.id], "fresh")
-    assert store.renew_tokens(fresh) == {waiting.id}
+    assert store.renew_tokens(fresh, seconds=600) == {waiting.id}
     tokens = [rows.job(database, given.id).token for given in (waiting, running, ended)]
     assert tokens == ["fresh", "a token", None]
+
+
+def test_it_is_known_until_when_a_token_serves(store: Store, database: Database) -> None:
+    given, unknown = new_job(token_seconds=540.0), new_job()
+    store.enqueue([given, unknown])
+    left = database.execute(
+        "SELECT extract(epoch FROM token_until - now())::float8 AS s FROM edgecontrol.job WHERE id = %s", [given.id]
+    ).fetchall()
+    assert 500 < left[0].s <= 540
+    assert rows.job(database, unknown.id).token_until is None
+
+
+def test_a_job_whose_token_had_run_out_is_announced_with_the_new_one(store: Store, database: Database) -> None:
+    ran_out, fresh = new_job(token_seconds=-1.0, queue="late"), new_job(token_seconds=60.0)
+    store.enqueue([ran_out, fresh])
+    said = notifications(database, lambda: store.renew_tokens({ran_out.id: "t", fresh.id: "t"}, seconds=600))
+    assert said == [("edgecontrol_jobs", {"queue": "late", "team": "", "slots": 1, "count": 1})]
+    waits = database.execute("SELECT count(*) AS n FROM edgecontrol.job WHERE token_until < now()").fetchall()
+    assert waits[0].n == 0
 
 
 def test_standing_leaves_out_deleted_jobs_and_knows_ages(store: Store, database: Database) -> None:
@@ -370,7 +389,7 @@ def test_no_method_takes_more_than_one_statement(store: Store, database: Databas
         lambda: store.adopt([given.id], dispatcher=DISPATCHER),
         lambda: store.adopt_overdue(dispatcher=DISPATCHER, seconds=1),
         lambda: store.expire([given.id], limit_seconds=1),
-        lambda: store.renew_tokens({given.id: "t"}),
+        lambda: store.renew_tokens({given.id: "t"}, seconds=600),
         lambda: store.revoke([given.id], reason=""),
         lambda: store.log_parts("a.log"),
         lambda: store.log_page(job_id=given.id, attempt=0, start=0, size=1),

@@ -447,19 +447,43 @@ class TestNotStarted:
         assert state(job) == "claimed"
 
     def test_a_job_that_can_never_be_started_fails_with_the_last_reason(
-        self, make_worker: Make, make_job: Make
+        self, make_worker: Make, make_job: Make, long_ago: Make
     ) -> None:
         worker = make_worker()
         job = make_job(worker=worker, attempt=lifecycle.MAX_ATTEMPTS)
+        long_ago(job, first_failed_start_at=lifecycle.MIN_START_TROUBLE_SECONDS + 1)
         assert report(job, "not_started", reason="no such file", worker=worker) == "failed"
         job.refresh_from_db()
         assert job.state == "failed"
         assert "no such file" in job.reason
         assert job.token is None
 
-    def test_the_hand_out_before_the_last_one_still_goes_back(self, make_worker: Make, make_job: Make) -> None:
+    def test_the_hand_out_before_the_last_one_still_goes_back(
+        self, make_worker: Make, make_job: Make, long_ago: Make
+    ) -> None:
         job = make_job(worker=make_worker(), attempt=lifecycle.MAX_ATTEMPTS - 1)
+        long_ago(job, first_failed_start_at=lifecycle.MIN_START_TROUBLE_SECONDS + 1)
         assert report(job, "not_started") == "queued"
+
+    def test_an_outage_in_which_many_machines_try_it_fails_no_job(
+        self, make_worker: Make, make_job: Make, long_ago: Make
+    ) -> None:
+        # Waiting is no trouble: it may have waited for hours before.
+        job, workers = make_job(), [make_worker() for _ in range(2 * lifecycle.MAX_ATTEMPTS)]
+        long_ago(job, queued_at=80_000)
+        for worker in workers:
+            claim(worker)
+            job.refresh_from_db()
+            lifecycle.confirm(worker_id=worker.pk, pairs=[(job.pk, job.attempt)])
+            assert (
+                report(job, "not_started", reason="Airflow's API server cannot be reached", worker=worker) == "queued"
+            )
+        since = Job.objects.get(pk=job.pk).first_failed_start_at
+        long_ago(job, first_failed_start_at=lifecycle.MIN_START_TROUBLE_SECONDS + 1)
+        claim(workers[0])
+        job.refresh_from_db()
+        assert report(job, "not_started", worker=workers[0]) == "failed"
+        assert since is not None
 
 
 class TestRelease:

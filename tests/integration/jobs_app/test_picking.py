@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from django.db import connection
 from django.db.models import Sum
+from django.db.models.functions import Now
 
 from jobs_app import lifecycle, picking
 from jobs_app.models import Job, Queue
@@ -151,6 +152,21 @@ def test_a_worker_whose_limit_was_lowered_below_what_it_holds_takes_nothing(
     make_job(worker=worker, slots=held)
     make_job()
     assert take(worker) == []
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_job_whose_token_has_run_out_waits_for_a_new_one(
+    make_worker: Make, make_job: Make, long_ago: Make, limited: bool
+) -> None:
+    limit(100 if limited else None)
+    ran_out = [make_job(priority=9) for _ in range(picking.SLACK + 20)]
+    for job in ran_out:
+        long_ago(job, token_until=1)
+    serves, unknown, worker = make_job(), make_job(), make_worker()
+    long_ago(serves, token_until=-60)
+    assert set(ids(*take(worker))) == set(ids(serves, unknown))
+    long_ago(ran_out[0], token_until=-60)
+    assert ids(*take(worker)) == ids(ran_out[0])
 
 
 def test_a_job_that_another_request_is_claiming_is_skipped(
@@ -596,6 +612,20 @@ def test_a_limit_costs_the_same_beside_thousands_of_jobs_that_the_worker_cannot_
     assert buffers_of_a_claim(worker, statement=picking._WITH_ROOM, names=["default"]) < 20
     assert buffers_of_a_claim(worker, statement=picking._PICK_WITHIN_LIMITS, locked=["default"]) < 60
     assert ids(*take(worker)) == ids(job)
+
+
+@pytest.mark.parametrize("slots", [None, 3])
+def test_a_long_queue_without_a_scheduler_costs_a_claim_a_bounded_number_of_pages(
+    make_worker: Make, make_job: Make, crowd: Callable[..., None], slots: int | None
+) -> None:
+    limit(slots)
+    crowd()
+    Job.objects.update(token_until=Now())
+    worker = make_worker()
+    statement = picking._PICK_WITHIN_LIMITS if slots else picking._PICK
+    parameters = {"locked": ["default"]} if slots else {}
+    assert buffers_of_a_claim(worker, statement=statement, **parameters) < 2 * picking.DEPTH
+    assert take(worker) == []
 
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh statistics", "stale statistics"])

@@ -141,14 +141,25 @@ def test_asking_about_no_waiting_job_reads_nothing(
         assert waiting.because([]) == {}
 
 
+def test_a_token_that_ran_out_is_the_reason(make_worker: Make, make_job: Make, long_ago: Make) -> None:
+    make_worker()
+    ran_out, fresh = make_job(), make_job()
+    long_ago(ran_out, token_until=1)
+    long_ago(fresh, token_until=-60)
+    assert why(ran_out) == "its token has run out and no scheduler renews it: is Airflow's scheduler running?"
+    assert why(fresh).startswith("about to be taken")
+
+
 @pytest.mark.parametrize("count", [1, 40])
 def test_the_number_of_statements_does_not_grow_with_the_jobs(
-    make_worker: Make, make_job: Make, count: int, django_assert_num_queries: Callable[..., Any]
+    make_worker: Make, make_job: Make, long_ago: Make, count: int, django_assert_num_queries: Callable[..., Any]
 ) -> None:
     jobs = [make_job(queue=f"queue-{number % 7}", slots=1 + number % 3, reason="x") for number in range(count)]
+    for job in jobs:
+        long_ago(job, token_until=-60)
     for number in range(count):
         make_job(worker=make_worker(queues=["queue-1"]), queue=f"queue-{number % 7}")
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(4):
         assert len(waiting.because(jobs)) == count
 
 
