@@ -75,7 +75,7 @@ class LogShipper:
     def _ship(self, job: Job) -> bool:
         """Ship one chunk; False when there is nothing to ship now."""
         ended = job.result is not None  # read first: what is in the file then, is all
-        if job.gone or (ended and job.result is not None and job.result["state"] == "not_started"):
+        if job.result is not None and job.result["state"] == "not_started":
             self._done(job)
             return False
         data = read_at(job, job.shipped, self.chunk_bytes)

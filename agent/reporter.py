@@ -28,7 +28,7 @@ class Reporter:
         """Send the reports that are due. Returns how long none can become due by itself."""
         next_at = time.monotonic() + 60.0
         for job in self.held.all():
-            if job.result is None or job.gone or job.reported:
+            if job.result is None or job.reported:
                 continue
             due_at = self._due_at(job)
             if due_at <= time.monotonic():

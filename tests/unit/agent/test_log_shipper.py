@@ -40,6 +40,20 @@ def test_bytes_arrive_as_they_are(shipper: LogShipper, plane: Plane, held: Held,
     assert job.log_done
 
 
+def test_the_log_of_a_job_that_was_given_up_is_shipped_to_its_end(
+    shipper: LogShipper, plane: Plane, held: Held, add_job: Add
+) -> None:
+    job = add_job()
+    job.gone = True
+    write_log(job, b"stopping; ")
+    run(shipper)
+    write_log(job, b"stopped")
+    end(held, job, "failed")
+    run(shipper)
+    assert plane.log == b"stopping; stopped"
+    assert job.log_done
+
+
 def test_only_new_bytes_of_a_running_job_are_shipped(shipper: LogShipper, plane: Plane, add_job: Add) -> None:
     job = add_job()
     write_log(job, b"one")

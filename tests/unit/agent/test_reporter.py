@@ -43,6 +43,19 @@ def test_a_report_says_what_the_runner_left(reporter: Reporter, plane: Plane, he
     assert held.all() == []
 
 
+def test_a_job_that_was_given_up_and_has_an_outcome_all_the_same_is_reported_and_forgotten(
+    reporter: Reporter, plane: Plane, held: Held, add_job: Add
+) -> None:
+    heard, stale = add_job(), add_job()
+    for job in (heard, stale):
+        job.gone = True
+        end(held, job, state="failed", airflow_outcome="failed")
+    plane.answers["report"] = [{"state": "failed"}, refusal(409, "stale_attempt")]
+    reporter.step()
+    assert [said["airflow_outcome"] for said in plane.said("report")] == ["failed", "failed"]
+    assert held.all() == []
+
+
 def test_a_running_job_is_not_reported(reporter: Reporter, plane: Plane, add_job: Add) -> None:
     add_job()
     reporter.step()
