@@ -143,15 +143,16 @@ def confirm(*, worker_id: int, pairs: Sequence[Pair]) -> set[Pair]:
 def report(*, worker_id: int, job_id: UUID, report: Report) -> JobState:
     """Record what the holder of this attempt says became of the job, and return the job's state.
 
-    What Airflow accepted is the truth however late it is told, so it also corrects a job that was lost. Raises
-    StaleAttempt when the job has otherwise been lost, revoked or handed out again: the agent must stop the
-    process and forget the job.
+    A success that Airflow accepted is the truth however late it is told, so it also corrects a job that was lost;
+    a failure may be what the loss led to. Raises StaleAttempt when the job has otherwise been lost, revoked or
+    handed out again: the agent must stop the process and forget the job.
     """
     mine = Job.objects.filter(pk=job_id, attempt=report.attempt, worker_id=worker_id)
     if report.state is ReportState.NOT_STARTED:
         return _not_started(mine=mine, report=report)
     state = JobState(report.state)
-    correctable = [JobState.RUNNING, *([JobState.LOST] if report.airflow_outcome else ())]
+    accepted = state is JobState.SUCCESS and report.airflow_outcome
+    correctable = [JobState.RUNNING, JobState.LOST] if accepted else [JobState.RUNNING]
     written = mine.filter(state__in=correctable).update(
         **_ending(state, report.reason),
         exit_code=report.exit_code,

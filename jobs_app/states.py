@@ -37,7 +37,7 @@ FOLLOWERS: dict[JobState, frozenset[JobState]] = {
     JobState.CLAIMED: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.REVOKED}),
     JobState.RUNNING: FINAL | {JobState.QUEUED},
     **{final: frozenset() for final in FINAL},
-    JobState.LOST: frozenset({JobState.RUNNING, JobState.SUCCESS, JobState.FAILED}),
+    JobState.LOST: frozenset({JobState.RUNNING, JobState.SUCCESS}),
 }
 
 

@@ -310,15 +310,21 @@ class TestReport:
             report(job, said)
         assert state(job) == ended
 
-    @pytest.mark.parametrize(("said", "outcome"), [("success", "success"), ("failed", "up_for_retry")])
-    def test_what_airflow_accepted_corrects_a_loss_however_late_it_is_told(
-        self, make_worker: Make, make_job: Make, said: str, outcome: str
+    @pytest.mark.parametrize("outcome", ["success", "deferred"])
+    def test_a_success_that_airflow_accepted_corrects_a_loss_however_late_it_is_told(
+        self, make_worker: Make, make_job: Make, outcome: str
     ) -> None:
         job = make_job(worker=make_worker(), state="lost", reason="its worker was silent")
-        assert report(job, said, airflow_outcome=outcome) == said
-        assert report(job, said, airflow_outcome=outcome) == said, "the answer may have been lost"
+        assert report(job, "success", airflow_outcome=outcome) == "success"
+        assert report(job, "success", airflow_outcome=outcome) == "success", "the answer may have been lost"
         job.refresh_from_db()
-        assert (job.state, job.airflow_outcome, job.reason) == (said, outcome, "")
+        assert (job.state, job.airflow_outcome, job.reason) == ("success", outcome, "")
+
+    def test_a_failure_that_the_loss_led_to_does_not_hide_it(self, make_worker: Make, make_job: Make) -> None:
+        job = make_job(worker=make_worker(), state="lost")
+        with pytest.raises(StaleAttempt):
+            report(job, "failed", airflow_outcome="failed")
+        assert state(job) == "lost"
 
     def test_what_airflow_accepted_corrects_nothing_of_others_nor_a_withdrawal(
         self, make_worker: Make, make_job: Make

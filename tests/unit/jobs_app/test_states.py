@@ -23,7 +23,6 @@ FOLLOWS = {
     ("running", "revoked"),
     ("lost", "running"),
     ("lost", "success"),
-    ("lost", "failed"),
 }
 PAIRS = list(itertools.product(JobState, JobState))
 
