@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,6 +66,9 @@ class FaultProxy:
         self.injected: Counter[str] = Counter()
         #: A larger body is answered 413, as nginx does it.
         self.body_limit: int | None = None
+        #: Called with "METHOD /path" when a request has arrived, and when its answer has, before it is passed on.
+        self.on_request: Callable[[str], None] = lambda request: None
+        self.on_answer: Callable[[str], None] = lambda request: None
         self._rules: list[Rule] = []
         self._dice = dice(name)
         self._lock = threading.Lock()
@@ -222,6 +226,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.gateway.swallowed():
             raise Broken
+        self.gateway.on_request(f"{self.command} {self.path}")
         limit = self.gateway.body_limit
         rule = self.gateway.decide(f"{self.command} {self.path}")
         if limit is not None and len(body) > limit:
@@ -277,6 +282,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Broken from None  # the server behind died over it
         if self.gateway.swallowed():
             raise Broken
+        self.gateway.on_answer(f"{self.command} {self.path}")
         return answer
 
     def _page(self, status: int, headers: dict[str, str]) -> None:
