@@ -73,13 +73,16 @@ class Life(RuleBasedStateMachine):
             self.world.add_scheduler()
             self.world.add_machine()
 
-    @initialize(slots=st.lists(st.sampled_from([1, 1, 2]), min_size=1, max_size=4), steps=st.lists(which, max_size=2))
+    @initialize(
+        slots=st.lists(st.sampled_from([1, 1, 2]), min_size=1, max_size=4),
+        steps=st.lists(st.integers(0, 9), min_size=2, max_size=2),
+    )
     def tasks_are_queued(self, slots: list[int], steps: list[int]) -> None:
         for number in slots:
             self.world.airflow.add(slots=number)
         self.world.let_schedule(self.world.schedulers[0])
         self.world.schedulers[0].turn()
-        for machine, number in zip(self.world.machines, steps, strict=False):
+        for machine, number in zip(self.world.machines, steps, strict=True):
             machine.ask_for_work()
             self._advance(machine, number)
 
@@ -150,6 +153,9 @@ class Life(RuleBasedStateMachine):
         """With `steps` all goes well from there for a while."""
         agent = some(number, self.agents)
         agent.ask_for_work(fate, database_crashes=crash)
+        if crash:  # those who had lost their connections come back
+            for other in self.agents:
+                other.ask_for_work()
         self._advance(agent, steps)
 
     @precondition(lambda self: any(machine.steps() for machine in self.agents))

@@ -82,7 +82,9 @@ class Process:
         airflow = self.machine.world.airflow
         if fate == "is lost" or not self.machine.reaches_airflow:
             return
-        status = airflow.set_state(self.entry.ti_id, self, self.outcome)
+        status = airflow.beat(self.entry.ti_id, self) if self.tries > 1 else 204
+        if status not in UNWANTED:
+            status = airflow.set_state(self.entry.ti_id, self, self.outcome)
         if fate != "arrives":
             return
         self._heard()
