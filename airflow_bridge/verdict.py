@@ -19,6 +19,9 @@ _OPEN = frozenset({"queued", "running", "restarting"})
 #: Three heartbeats of a task that lives (`[workers] min_heartbeat_interval`): even where a machine is known to have
 #: restarted, it may be a clone of one that still runs.
 GONE_SILENCE_SECONDS = 15.0
+#: A task that is cut off stops itself at its first heartbeat after the patience, which has a time limit of its own: it
+#: has gone when this much more of the patience has passed.
+STOPPED_AFTER = 1.125
 
 
 class Verdict(Enum):
@@ -59,7 +62,9 @@ def reach(
         return failure
     # Lost, refused or revoked while Airflow sees it run: its process may be alive behind a cut line.
     # Where that is known to be gone, it is enough that no more heartbeats come.
-    limit = min(patience, gone_silence) if row.process_gone else patience
+    limit = STOPPED_AFTER * patience
+    if row.process_gone:
+        limit = min(limit, gone_silence)
     if now.silence is not None and now.silence <= limit:
         return Verdict.PATIENCE
     return failure

@@ -614,7 +614,7 @@ def test_a_lost_job_is_told_only_when_its_task_is_silent_too(
         assert turn(executor) == {}
         let_time_pass(executor)
     assert executor.has_task(workload.ti)
-    task_instances.change(workload, state="running", silence=executor.config.outage_patience + 1)
+    task_instances.change(workload, state="running", silence=executor.config.outage_patience * 2)
     assert turn(executor) == {workload.key: (FAILED, "berlin-3 rebooted")}
     assert [log.event for log in executor._task_event_logs] == ["edgecontrol lost"]
 

@@ -80,11 +80,11 @@ def test_a_process_that_ended_is_told_at_once_and_again_until_airflow_acts(airfl
         ("queued", None, Verdict.FAILURE),
         ("queued", 1, Verdict.FAILURE),
         ("running", 1, Verdict.PATIENCE),
-        ("running", PATIENCE, Verdict.PATIENCE),
-        ("running", PATIENCE + 1, Verdict.FAILURE),
+        ("running", PATIENCE + 20, Verdict.PATIENCE),  # it may be about to stop itself
+        ("running", PATIENCE + 31, Verdict.FAILURE),
         ("running", None, Verdict.FAILURE),
         ("restarting", 1, Verdict.PATIENCE),
-        ("restarting", PATIENCE + 1, Verdict.SUCCESS),
+        ("restarting", PATIENCE + 31, Verdict.SUCCESS),
     ],
 )
 def test_a_job_given_up_is_told_only_when_its_task_is_dead(
