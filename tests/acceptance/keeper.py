@@ -33,7 +33,7 @@ class Keeper(threading.Thread):
         return {(UUID(job_id), int(attempt)): path.read_bytes() for path, (job_id, _, attempt) in pairs.items()}
 
     def _look(self, spool: Path) -> None:
-        for log in spool.glob("*.*/log/**/*.log"):
+        for log in spool.glob("[!.]*.*/log/**/*.log"):  # what is being removed has a dot
             name = self.kept / log.relative_to(spool).parts[0]
             if not name.exists():
                 name.hardlink_to(log)
