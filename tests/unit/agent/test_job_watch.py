@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from agent.errors import BadStateDir
 from agent.gate import Gate
 from agent.held import Held
 from agent.job_watch import START_SECONDS, JobWatch
 from agent.jobs import Found, Job, read_job, write
+from agent.runner_link import RunnerAway
 
 Add = Callable[..., Job]
 
@@ -25,8 +27,18 @@ class Runner:
     """A fork server that starts nothing, and notes what it was told."""
 
     def __init__(self) -> None:
-        self.ready = True
+        self.ready = self.alive = True
         self.started: list[str] = []
+        #: Why it cannot be reached, for each of the next tries.
+        self.errors: list[Exception] = []
+
+    def connect(self) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.ready = self.alive = True
+
+    def events(self, *, timeout: float) -> list[dict[str, Any]]:
+        return []
 
     def start(self, directory: Path) -> None:
         self.started.append(directory.name)
@@ -195,6 +207,28 @@ def test_one_job_that_cannot_be_looked_at_hides_no_other(
         watch.take_over(job)
     watch.look_at_all()
     assert (bad.result, good.result and good.result["state"]) == (None, "success")
+
+
+@pytest.mark.parametrize("error", [BadStateDir("no space"), RunnerAway("no answer"), OSError("no descriptors")])
+def test_a_runner_that_cannot_be_started_now_is_tried_again(
+    watch: JobWatch, runner: Runner, add_job: Add, error: Exception
+) -> None:
+    job = confirmed(add_job())
+    runner.errors, runner.alive, runner.ready = [error], False, False
+    watch.step()
+    watch._reconnect_at = 0.0
+    watch.step()
+    assert runner.errors == []
+    watch.look_at_all()
+    assert runner.started == [job.name]
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"x", b'{"state": "paused"}'])
+def test_a_result_that_says_nothing_is_a_failure(watch: JobWatch, add_job: Add, content: bytes) -> None:
+    job = confirmed(add_job())
+    (job.directory / "exit.json").write_bytes(content)
+    watch.look_at_all()
+    assert job.result == {"state": "failed", "reason": "the result on disk cannot be read"}
 
 
 class Processes:
