@@ -47,7 +47,7 @@ def test_an_agent_is_restarted_while_a_late_answer_brings_it_work(
     """The answer of the first claim has jobs in it that only the control plane knows of."""
     machine = site.machine("slow", concurrency=1)
     slowest = 0.0
-    for _ in range(times(3, full=10)):
+    for _ in range(times(2, full=10)):
         site.way_in.add(Fault.DELAY_ANSWER, "jobs/claim", seconds=LATENCY)
         tasks = site.queue(TASK, TASK)
         agent = machine.start(*flags)
