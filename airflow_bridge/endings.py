@@ -6,6 +6,7 @@ has locked, and those are then emitted again.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -97,7 +98,8 @@ class Endings:
         moment = self._clock()
         self._paused = {job_id: again_at for job_id, again_at in self._paused.items() if again_at > moment}
         rows = self._store.untold(dispatcher=dispatcher, besides=[*self._telling, *self._paused], limit=LIMIT)
-        rows += [row for job_id, row in self._without_row.items() if job_id not in self._paused]
+        besides = self._paused.keys() | self._telling.keys()
+        rows += itertools.islice((row for job_id, row in self._without_row.items() if job_id not in besides), LIMIT)
         now = self._ask(rows)
         endings = []
         for row in rows:
@@ -110,7 +112,7 @@ class Endings:
         return endings
 
     def _ask(self, rows: Iterable[JobRow]) -> dict[UUID, TaskInstanceNow]:
-        """One query of Airflow's tables for all jobs that need it, none when no job does; one more for cleared tasks."""
+        """One query of Airflow's tables for all jobs that need it, none if no job does; one more for cleared tasks."""
         asking = [row for row in rows if needs_airflow(row)]
         found = self._look_up({row.airflow_id for row in asking})
         missing = {row.id: row for row in asking if row.airflow_id not in found}

@@ -6,6 +6,7 @@ No SQL stands here, and no exception of ours leaves it: the scheduler's loop has
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ END_SECONDS = 10
 #: Open jobs compared with the table once a second, so that all are within a minute (or at this pace).
 CHECK_LIMIT = 500
 CHECK_ROUND_SECONDS = 60
+#: Jobs taken over in one statement.
+HAND_OVER_LIMIT = 1000
 #: Ended jobs of dispatchers that are gone are looked for this often. They are told when they ended that much more than
 #: the patience ago: a living dispatcher keeps none longer.
 OVERDUE_SECONDS = 60
@@ -155,7 +158,7 @@ class EdgeControlExecutor(BaseExecutor):
 
         What it had queued and not yet written is queued here, under the same id: Airflow would count another try, and
         forget where a deferred task is to resume. What runs without a job is left to its own heartbeats.
-        With the database away all count as adopted, and `sync` repeats the hand-over.
+        What does not fit into one turn counts as adopted, as all does while the database is away, and `sync` goes on.
         """
         mine = {job_id: ti for ti in tis if (job_id := queueing.parse_id(ti.external_executor_id))}
         nobodys = [ti for ti in tis if queueing.parse_id(ti.external_executor_id) is None]
@@ -163,10 +166,11 @@ class EdgeControlExecutor(BaseExecutor):
         self._hand_over.update({job_id: ti.id for job_id, ti in mine.items()})
         with self._reaching_store(_HAND_OVER) as reachable:
             if reachable:
-                found = self._take_over({job_id: ti.id for job_id, ti in mine.items()})
-                nobodys += [ti for job_id, ti in mine.items() if job_id not in found]
-                for job_id in mine:
-                    del self._hand_over[job_id]
+                for job_id, airflow_id in self._take_over(ends=time.monotonic() + TURN_SECONDS):
+                    if job_id in mine:
+                        nobodys.append(mine[job_id])
+                    else:
+                        self._fail_late(job_id, airflow_id)
         return [ti for ti in nobodys if ti.state != TaskInstanceState.RUNNING]
 
     def revoke_task(self, *, ti: Any) -> None:
@@ -408,16 +412,36 @@ class EdgeControlExecutor(BaseExecutor):
 
     # Adoption.
 
-    def _take_over(self, jobs: Mapping[UUID, UUID]) -> set[UUID]:
-        """Make these jobs (with their task instances) ours; return all but those that nobody can go on with."""
-        if not jobs:
-            return set()
-        rows = self._store.adopt(list(jobs), dispatcher=self.dispatcher)
+    def _take_over(self, *, ends: float) -> Iterator[tuple[UUID, UUID]]:
+        """Make ours what is noted for it, slice by slice until that moment; yield what nobody can go on with.
+
+        Each slice is done with when its statement is, so that any number of jobs gets there in the end. What
+        somebody has locked at the moment comes up again.
+        """
+        locked: dict[UUID, UUID] = {}
+        try:
+            while self._hand_over:
+                jobs = dict(itertools.islice(self._hand_over.items(), HAND_OVER_LIMIT))
+                found = self._adopt(list(jobs))
+                missing = {job_id: jobs[job_id] for job_id in jobs.keys() - found}
+                if missing:
+                    there = {standing.id for standing in self._store.standing(list(missing))}
+                    locked.update({job_id: missing.pop(job_id) for job_id in there})
+                nobodys = missing.keys() - self._queue_again(missing)
+                for job_id in jobs:
+                    del self._hand_over[job_id]
+                yield from ((job_id, missing[job_id]) for job_id in nobodys)
+                if time.monotonic() >= ends:
+                    return
+        finally:
+            self._hand_over.update(locked)
+
+    def _adopt(self, job_ids: Sequence[UUID]) -> set[UUID]:
+        rows = self._store.adopt(job_ids, dispatcher=self.dispatcher)
         for row in rows:
             if row.state not in FINAL:
                 self._open(job_id=row.id, key=queueing.key_of(row), airflow_id=row.airflow_id, renew_in=0)
-        found = {row.id for row in rows}
-        return found | self._queue_again({job_id: jobs[job_id] for job_id in jobs.keys() - found})
+        return {row.id for row in rows}
 
     def _queue_again(self, jobs: Mapping[UUID, UUID]) -> set[UUID]:
         """Buffer what another scheduler queued and never wrote; return which that were.
@@ -438,18 +462,14 @@ class EdgeControlExecutor(BaseExecutor):
         return again
 
     def _take_over_late(self) -> None:
-        """Repeat what failed while the database was away.
+        """Go on with what did not fit into the adoption, or failed while the database was away."""
+        for job_id, airflow_id in self._take_over(ends=self._turn_ends):
+            self._fail_late(job_id, airflow_id)
 
-        What nobody can go on with has to fail, since Airflow counts it as ours by now.
-        """
-        if not self._hand_over:
-            return
-        found = self._take_over(self._hand_over)
-        for job_id, airflow_id in self._hand_over.items():
-            if job_id not in found:
-                reason = "the scheduler that queued it died before EdgeControl had it"
-                self._endings.add(job_id=job_id, airflow_id=airflow_id, state=JobState.LOST, reason=reason)
-        self._hand_over.clear()
+    def _fail_late(self, job_id: UUID, airflow_id: UUID) -> None:
+        """Fail what nobody can go on with, since Airflow counts it as ours by now."""
+        reason = "the scheduler that queued it died before EdgeControl had it"
+        self._endings.add(job_id=job_id, airflow_id=airflow_id, state=JobState.LOST, reason=reason)
 
     def _take_over_ended(self) -> None:
         """Tell what a dead scheduler left untold and Airflow does not offer, since the task has told Airflow itself."""

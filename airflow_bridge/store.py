@@ -182,8 +182,11 @@ WHERE state IN ('claimed', 'running') AND dispatcher = %(dispatcher)s
 
 # Told ones are adopted too, and told again: Airflow offers only task instances that are not finished.
 _ADOPT = """
-UPDATE edgecontrol.job SET dispatcher = %(dispatcher)s, told_at = NULL WHERE id = ANY(%(ids)s)
-RETURNING id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason,
+WITH free AS (
+    SELECT job.id FROM edgecontrol.job WHERE job.id = ANY(%(ids)s) ORDER BY job.id FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE edgecontrol.job SET dispatcher = %(dispatcher)s, told_at = NULL FROM free WHERE job.id = free.id
+RETURNING job.id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason,
     process_gone
 """
 
@@ -327,7 +330,7 @@ class Store:
         return [Standing(**row._asdict()) for row in self._run(query, ids=list(ids))]
 
     def adopt(self, ids: Sequence[UUID], *, dispatcher: UUID) -> list[JobRow]:
-        """Take over a dead dispatcher's jobs; ids that are missing from the answer were never stored."""
+        """Take over a dead dispatcher's jobs; those not in the answer are not stored, or locked just now."""
         return [JobRow(**row._asdict()) for row in self._run(_ADOPT, ids=list(ids), dispatcher=dispatcher)]
 
     def adopt_overdue(self, *, dispatcher: UUID, seconds: int) -> set[UUID]:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from airflow.utils.state import CallbackState, TaskInstanceState
 
@@ -888,6 +889,48 @@ def test_with_the_database_away_all_counts_as_adopted_and_the_hand_over_is_repea
     assert rows.job(database, job_id(waiting)).dispatcher == heir.dispatcher
     assert heir.has_task(waiting.ti)
     assert events == {never_stored.key: (FAILED, "the scheduler that queued it died before EdgeControl had it")}
+
+
+def test_any_number_of_jobs_is_taken_over_slice_by_slice(
+    make_executor: Callable[[], EdgeControlExecutor], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, heir = make_executor(), make_executor()
+    monkeypatch.setattr("airflow_bridge.executor.HAND_OVER_LIMIT", 100)
+    monkeypatch.setattr("airflow_bridge.executor.TURN_SECONDS", 0)
+    rows.store_many(database, 350, dispatcher=dead.dispatcher, state="queued")
+    ids = stored(database)
+
+    def taken_over() -> int:
+        found = database.execute("SELECT FROM edgecontrol.job WHERE dispatcher = %s", [heir.dispatcher])
+        return len(found.fetchall())
+
+    orphans = [SimpleNamespace(id=uuid4(), external_executor_id=str(job_id), state="queued") for job_id in ids]
+    assert heir.try_adopt_task_instances(orphans) == []
+    counts = [taken_over()]
+    for _ in range(4):
+        turn(heir)
+        counts.append(taken_over())
+    assert counts == [100, 200, 300, 350, 350]
+    assert not heir._hand_over
+
+
+def test_a_job_that_somebody_keeps_locked_holds_up_no_other_ones_adoption(
+    make_executor: Callable[[], EdgeControlExecutor], database: Database, postgres_url: str
+) -> None:
+    dead, heir = make_executor(), make_executor()
+    locked, free = task(map_index=1), task(map_index=2)
+    queue(dead, locked, free)
+    turn(dead)
+    with psycopg.connect(postgres_url) as operator:
+        operator.execute("SELECT FROM edgecontrol.job WHERE id = %s FOR UPDATE", [job_id(locked)])
+        assert heir.try_adopt_task_instances([as_orphan(locked), as_orphan(free)]) == []
+        assert turn(heir) == {}
+        assert rows.job(database, job_id(free)).dispatcher == heir.dispatcher
+        with pytest.raises(NotImplementedError):
+            heir.revoke_task(ti=locked.ti)
+    assert turn(heir) == {}
+    assert rows.job(database, job_id(locked)).dispatcher == heir.dispatcher
+    assert not heir._hand_over
 
 
 def test_airflows_stuck_timer_leaves_waiting_jobs_alone(executor: EdgeControlExecutor) -> None:
