@@ -42,6 +42,7 @@ class ExecutorScheduler:
         with patch.dict(os.environ, settings):
             self.executor = EdgeControlExecutor(parallelism=1000)
         self.executor._endings._look_up = self._look_up
+        self.executor._endings._look_up_cleared = lambda keys: {}  # nobody clears tasks here
         self.executor._endings._look_up_cleared = lambda keys: {}
         self.executor.start()
         #: What a real scheduler would have died of.
