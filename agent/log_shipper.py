@@ -66,6 +66,7 @@ class LogShipper:
         except ApiError as error:
             job.failures["log"] = job.failures.get("log", 0) + 1
             job.ship_after = time.monotonic() + pause(job.failures["log"], error)
+            job.failures["told to wait"] = int(error.retry_after is not None)
             job.log_trouble = str(error)
             if error.status == 401 or (error.status is None and self.client.contact.silent):
                 raise
@@ -92,12 +93,13 @@ class LogShipper:
         return True
 
     def _got_through(self, job: Job) -> None:
-        job.failures.pop("log", None)
-        job.failures.pop("offset", None)
+        for what in ("log", "offset", "told to wait"):
+            job.failures.pop(what, None)
         if job.log_trouble:
             job.log_trouble = ""
             for other in self.held.all():
-                other.ship_after = 0.0  # what held this one up may have held them up
+                if not other.failures.get("told to wait"):
+                    other.ship_after = 0.0  # what held this one up may have held them up
         if self.chunk_bytes < self._most_chunk_bytes and time.monotonic() - self._too_large_at > LARGER_SECONDS:
             self.chunk_bytes = min(self._most_chunk_bytes, self.chunk_bytes * 2)
             self._too_large_at = time.monotonic()

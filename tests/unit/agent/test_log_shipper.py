@@ -193,6 +193,19 @@ def test_why_a_log_does_not_get_through_is_kept_until_it_does(
     assert other.shipped == 3, "what held one up may have held up the other"
 
 
+def test_a_log_that_was_told_to_wait_waits_whatever_becomes_of_others(
+    shipper: LogShipper, plane: Plane, add_job: Add
+) -> None:
+    stuck, told = add_job(), add_job()
+    write_log(stuck, b"abc")
+    write_log(told, b"abc")
+    plane.answers["log"] = [refusal(503), ApiError("busy", status=429, retry_after=60.0)]
+    run(shipper)
+    stuck.ship_after = 0.0
+    run(shipper)
+    assert (stuck.shipped, told.shipped) == (3, 0)
+
+
 def test_it_says_once_a_minute_that_logs_do_not_get_through(
     shipper: LogShipper, plane: Plane, add_job: Add, caplog: pytest.LogCaptureFixture
 ) -> None:
