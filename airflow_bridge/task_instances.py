@@ -36,7 +36,7 @@ class TaskInstanceNow:
 
 def look_up(ids: Collection[UUID]) -> dict[UUID, TaskInstanceNow]:
     """These task instances by id. One that was deleted, cleared or ended a try after it ran is missing."""
-    return {ti_id: now for ti_id, now in _select(TaskInstance.id.in_(ids))} if ids else {}
+    return dict(_select(TaskInstance.id.in_(ids))) if ids else {}
 
 
 def look_up_cleared(keys: Collection[TaskInstanceKey]) -> dict[UUID, TaskInstanceNow]:
