@@ -22,7 +22,7 @@ def test_every_third_answer_is_lost(site: FaultSite, balanced: Callable[[Row], N
         site.way_in.add(Fault.LOSE_ANSWER, endpoint, every=3)
     for call in ("/run", "/state", "/heartbeat"):
         site.way_to_airflow.add(Fault.LOSE_ANSWER, f"{call}$", every=3)
-    site.queue(*[{"seconds": 0.05, "bytes": 2000}] * times(300, full=1000))
+    site.queue(*[{"seconds": 0.05, "bytes": 2000}] * times(200, full=1000))
     began = time.monotonic()
     for number in range(4):
         site.machine(f"edge-{number}", concurrency=6).start()
