@@ -37,8 +37,9 @@ from tests.acceptance.keeper import Keeper
 DAGS = Path(__file__).resolve().parent / "dags"
 #: What Airflow itself waits for cannot all be a tenth: a patience of 60 s is twice what its SDK alone would endure.
 PACE = REAL if FULL else Pace(heartbeat=3, silent=10, patience=60, release=5, claim_wait=10, housekeeping=1)
-#: After so long in the queue Airflow takes a task for stuck; also what its tokens are good for.
-STUCK_SECONDS = 20
+#: After so long in the queue Airflow takes a task for stuck. Its tokens are good for as long, so that it has to exceed
+#: the patience, as it does by default: a start that meets an outage needs its token until then.
+STUCK_SECONDS = 600 if FULL else 90
 #: A scheduler is missed when its heartbeat is older.
 HEALTH_SECONDS = 5
 #: Beyond the patience: how long a job of a dead scheduler may stay untold, with its next one's looks and starts.

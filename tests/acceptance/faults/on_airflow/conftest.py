@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from tests.acceptance.faults.airflow_site import AirflowSite
+
+NOBODYS_QUEUES = ("late", "doomed", "deleted")
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +21,20 @@ def airflow_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowSi
         yield site
     finally:
         site.close()
+
+
+@dataclass(frozen=True)
+class WaitingRun:
+    run_id: str
+    since: float
+
+
+@pytest.fixture(scope="session", autouse=True)
+def waiting_runs(airflow_site: AirflowSite) -> dict[str, WaitingRun]:
+    """Runs whose queues no machine serves yet, by queue: they wait all the time, whatever the other cases break."""
+    runs = {queue: WaitingRun(airflow_site.trigger(f"work_{queue}"), time.monotonic()) for queue in NOBODYS_QUEUES}
+    airflow_site.until(lambda: all(airflow_site.jobs(run.run_id) for run in runs.values()), seconds=60)
+    return runs
 
 
 @pytest.fixture(autouse=True)

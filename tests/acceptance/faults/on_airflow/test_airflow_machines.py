@@ -66,7 +66,7 @@ class Story:
 def agent_killed(site: AirflowSite) -> Row:
     """The agent alone is killed; the tasks live on, and the next agent takes them over."""
     machine = site.machines["crash-1"]
-    story = Story(site, "crash", 20, seconds=25)
+    story = Story(site, "crash", 20, seconds=40)
     machine.agent.kill()
     began = time.monotonic()
     site.start_machines(machine)
