@@ -116,8 +116,9 @@ def test_poisoned_rows_harm_only_themselves(site: FaultSite, scheduler: Executor
     queue_good(times(10, full=50))
     site.breakages += len(poisoned) + len(IMPOSSIBLE) + len(UNRUNNABLE) + 2
 
-    site.until(lambda: {one.name for one in site.airflow.unfinished()} == {too_big.name}, seconds=90)
-    assert {task.state for task in [*good, odd]} == {"success"}
+    site.until(lambda: {one.name for one in site.airflow.unfinished()} <= {too_big.name}, seconds=90)
+    harmed = [(task.name, task.state) for task in [*good, odd] if task.state != "success"]
+    assert not harmed, scheduler.failures
 
     failed = {(task_id, attempt): reason for task_id, attempt, reason in scheduler.failures}
     for name, task in poisoned.items():
