@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
+from uuid import UUID, uuid4
 
 from agent.errors import AlreadyRunning, BadStateDir
-from agent.jobs import try_lock
+from agent.jobs import read_json, try_lock, write
 
 
 def take(folder: Path) -> int:
@@ -29,3 +32,17 @@ def take(folder: Path) -> int:
             f"another agent runs with the state directory {folder}: stop it, or give this one its own --state-dir"
         )
     return handle
+
+
+def begin_session(folder: Path) -> tuple[UUID, UUID | None]:
+    """A session for this process, and the one that the last process here had: that one is over, which the lock proves.
+
+    Told to the control plane, so that a request of the last process that arrives late begins nothing any more. A full
+    disk that forgets it costs no more than this.
+    """
+    session, earlier = uuid4(), None
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        earlier = UUID(str((read_json(folder / "session") or {})["session"]))
+    with contextlib.suppress(OSError):
+        write(folder / "session", json.dumps({"session": str(session)}).encode())
+    return session, earlier

@@ -6,7 +6,6 @@ import logging
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +52,8 @@ class Worker:
         self._fatal: AgentError | None = None
         self._loops: dict[str, Loop] = {}
         self._lock_handle = state_dir.take(config.state_dir)
-        self.client = Client(url=config.url, token=config.token, session=uuid.uuid4())
+        session, self._replaces = state_dir.begin_session(config.state_dir)
+        self.client = Client(url=config.url, token=config.token, session=session)
         self.spool = Spool(state_dir=config.state_dir)
         self.held = Held(spool=self.spool, concurrency=config.concurrency)
         self.runner = make_runner(
@@ -118,6 +118,7 @@ class Worker:
         )
         return registration.until_accepted(
             {
+                "replaces": self._replaces and str(self._replaces),
                 "boot_id": self.boot_id,
                 "name": self.config.name,
                 "queues": self._queues(),

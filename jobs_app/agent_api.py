@@ -198,6 +198,9 @@ class HealthView(APIView):
 
 class RegisterSerializer(serializers.Serializer[Any]):
     session = serializers.UUIDField()
+    replaces = serializers.UUIDField(
+        allow_null=True, required=False, help_text="The session of the agent process that ran there before."
+    )
     boot_id = serializers.CharField(max_length=200)
     name = serializers.CharField(allow_null=True, trim_whitespace=False, help_text="null keeps the token's.")
     queues = queue_names(help_text="null: all that the worker is allowed; empty: none.")

@@ -19,6 +19,8 @@ class Worker(models.Model):
 
     name = models.TextField(unique=True)
     session = models.UUIDField(null=True, editable=False)
+    #: The session that the agent says is over, since its process is; a request of it may still be on its way.
+    replaced_session = models.UUIDField(null=True, editable=False)
     boot_id = models.TextField(db_default="", editable=False)
 
     requested = models.TextField(choices=[(r.value, r.value) for r in Requested], db_default=Requested.ACTIVE.value)

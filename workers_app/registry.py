@@ -65,6 +65,8 @@ class Introduction:
 
     session: UUID
     boot_id: str
+    #: The session of the agent process that ran there before.
+    replaces: UUID | None = None
     name: str | None = None
     queues: list[str] | None = None
     concurrency: int = 1
@@ -91,7 +93,8 @@ def register(*, worker: Worker, introduction: Introduction, origin: str = "") ->
     """Begin a session of this worker, which fences every older one; return whether its machine has rebooted.
 
     Returns None when this session has begun already: the request came twice, and says nothing that is still new.
-    Updates `worker` in place. A shutdown wish ends here: a started agent is wanted. Raises NameTaken, InvalidName.
+    Updates `worker` in place. A shutdown wish ends here: a started agent is wanted. Raises NameTaken, InvalidName, or
+    SessionReplaced for a session that is known to be over.
     """
     name = worker.name if introduction.name is None else introduction.name
     check_name(name)
@@ -103,12 +106,15 @@ def register(*, worker: Worker, introduction: Introduction, origin: str = "") ->
             if row.session == introduction.session:
                 worker.refresh_from_db()
                 return None
+            if row.replaced_session == introduction.session:
+                raise SessionReplaced
             rebooted = row.boot_id not in ("", introduction.boot_id)
             was_shut_down = row.requested == Requested.SHUTDOWN
             requested = Requested.ACTIVE if was_shut_down else Requested(row.requested)
             Worker.objects.filter(pk=worker.pk).update(
                 name=name,
                 session=introduction.session,
+                replaced_session=introduction.replaces,
                 boot_id=introduction.boot_id,
                 queues=introduction.queues,
                 concurrency=introduction.concurrency,

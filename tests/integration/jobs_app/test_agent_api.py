@@ -224,6 +224,13 @@ class TestRegister:
         job.refresh_from_db()
         assert (job.state, again["name"]) == ("running", first["name"])
 
+    def test_a_request_of_an_agent_that_is_known_to_have_ended_begins_nothing(self, agent: Make) -> None:
+        """It was stuck on its way while its agent was killed and started again."""
+        caller, earlier = agent(session=None), str(uuid.uuid4())
+        good(caller.register(replaces=earlier))
+        refusal(caller.register(session=earlier), 409, "session_replaced")
+        good(caller.heartbeat())
+
     def test_a_name_that_another_worker_has_is_refused_with_the_way_out(self, agent: Make) -> None:
         agent(name="taken")
         assert "--name" in refusal(agent(session=None).register(name="taken"), 409, "name_taken")
