@@ -74,7 +74,7 @@ class Life(RuleBasedStateMachine):
             self.world.add_machine()
 
     @initialize(
-        slots=st.lists(st.sampled_from([1, 1, 2]), min_size=1, max_size=4),
+        slots=st.lists(st.sampled_from([1, 1, 2]), min_size=1, max_size=6),
         steps=st.lists(st.integers(0, 9), min_size=2, max_size=2),
     )
     def tasks_are_queued(self, slots: list[int], steps: list[int]) -> None:
@@ -263,3 +263,64 @@ def test_whatever_happens_in_any_order_nothing_is_lost_and_nothing_runs_twice(
 ) -> None:
     Life.connections, Life.monkeypatch = connections, monkeypatch
     run_state_machine_as_test(Life, settings=EXAMPLES)
+
+
+# Histories that take luck to find; each fails when the protection that it is about is taken away.
+
+
+@pytest.fixture
+def world(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> World:
+    """One task is queued; two machines are registered."""
+    Life.connections, Life.monkeypatch = connections, monkeypatch
+    world = Life().world
+    world.airflow.add(slots=1)
+    world.let_schedule(world.schedulers[0])
+    world.schedulers[0].turn()
+    return world
+
+
+def go_on(machine: edge.Machine, *fates: str) -> None:
+    for fate in fates:
+        machine.steps()[0](fate)
+
+
+def test_an_attempt_that_a_crash_of_the_database_handed_out_twice_starts_once(world: World) -> None:
+    one, other = world.machines
+    one.ask_for_work(database_crashes=True)
+    other.ask_for_work()
+    go_on(one, edge.ARRIVES, edge.ARRIVES, edge.ARRIVES)
+    assert not one.disk
+    go_on(other, edge.ARRIVES, edge.ARRIVES, edge.ARRIVES, edge.ARRIVES)
+    world.check()
+    world.finish()
+
+
+def test_a_late_report_of_an_earlier_attempt_changes_nothing(world: World) -> None:
+    machine = world.machines[0]
+    machine.disk_full = True
+    machine.ask_for_work()
+    go_on(machine, edge.LATE)  # it is given back, and nobody hears that for now
+    machine.disk_full = False
+    world.pass_seconds(35)
+    machine.beat()
+    world.keep_house()
+    machine.ask_for_work()
+    go_on(machine, edge.ARRIVES, edge.ARRIVES, edge.ARRIVES)
+    assert [entry.attempt for entry in machine.disk.values()] == [2]
+    world.late.pop()()
+    world.check()
+    world.finish()
+
+
+def test_a_job_that_its_worker_has_never_heard_of_is_found_missing(world: World) -> None:
+    machine = world.machines[0]
+    machine.ask_for_work(database_crashes=True)
+    go_on(machine, edge.ARRIVES, edge.LATE)  # its confirm waits somewhere
+    machine.beat()
+    go_on(machine, edge.ARRIVES, edge.ARRIVES)
+    assert not machine.disk
+    machine.ask_for_work(edge.ANSWER_LOST)
+    world.late.pop()()
+    assert Job.objects.get().state == "running"
+    assert not machine.disk
+    world.finish()
