@@ -49,6 +49,7 @@ def finish(site: FaultSite, *, case: str, recovery: float) -> Row:
     return balance(site, case=case, recovery_seconds=recovery)
 
 
+@pytest.mark.ci
 def test_postgresql_breaks_under_load(loaded: FaultSite, balanced: Callable[[Row], None]) -> None:
     throw, slowest = dice("postgresql"), 0.0
     for _ in range(3):

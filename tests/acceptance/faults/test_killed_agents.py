@@ -82,6 +82,7 @@ class Killer:
         self._struck.set()
 
 
+@pytest.mark.ci
 def test_an_agent_is_killed_under_twenty_tasks(
     site: FaultSite, tmp_path: Path, balanced: Callable[[Row], None]
 ) -> None:

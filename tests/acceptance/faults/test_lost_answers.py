@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 ENDPOINTS = ("workers/register", "workers/heartbeat", "jobs/claim", "jobs/confirm", "/report", "/logs/")
 
 
+@pytest.mark.ci
 def test_every_third_answer_is_lost(site: FaultSite, balanced: Callable[[Row], None]) -> None:
     for endpoint in ENDPOINTS:
         site.way_in.add(Fault.LOSE_ANSWER, endpoint, every=3)

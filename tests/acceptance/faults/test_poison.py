@@ -87,6 +87,7 @@ class Spoiler:
         self.site.store.enqueue(batch)
 
 
+@pytest.mark.ci
 def test_poisoned_rows_harm_only_themselves(site: FaultSite, scheduler: ExecutorScheduler, balanced: Balanced) -> None:
     good: list[Task] = []
 

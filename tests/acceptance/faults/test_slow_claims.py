@@ -19,6 +19,7 @@ LATENCY = seconds(30)
 TASK = {"seconds": seconds(10), "bytes": 500}
 
 
+@pytest.mark.ci
 def test_a_machine_with_one_slot_never_runs_two_tasks(site: FaultSite, balanced: Callable[[Row], None]) -> None:
     site.way_in.add(Fault.DUPLICATE, "jobs/claim", share=0.25)
     site.way_in.add(Fault.DELAY, "jobs/claim", share=0.5, seconds=LATENCY)
