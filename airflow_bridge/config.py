@@ -54,16 +54,23 @@ def log_folder() -> Path:
 def patience_complaint(config: BridgeConfig) -> str | None:
     """Why outage_patience is wrong, or None.
 
-    Airflow must not give up a task before EdgeControl does, or both would act on the same silence.
+    Airflow must not give up a task before EdgeControl does, or both would act on the same silence. And the token that a
+    start is repeated with must not run out meanwhile: whether an earlier try arrived could then not be found out.
     """
-    limit = airflow_conf.getint("scheduler", "task_instance_heartbeat_timeout")
-    if config.outage_patience < limit:
-        return None
-    return (
-        f"[{SECTION}] outage_patience ({config.outage_patience} s) must be below [scheduler] "
-        f"task_instance_heartbeat_timeout ({limit} s): raise the latter, or an outage that EdgeControl would sit out "
-        "makes Airflow run tasks a second time"
-    )
+    for option, follows in (
+        (
+            "task_instance_heartbeat_timeout",
+            "an outage that EdgeControl would sit out makes Airflow run tasks a second time",
+        ),
+        ("task_queued_timeout", "the token of a start runs out, as it lasts so long, while the start is repeated"),
+    ):
+        limit = airflow_conf.getint("scheduler", option)
+        if config.outage_patience >= limit:
+            return (
+                f"[{SECTION}] outage_patience ({config.outage_patience} s) must be below [scheduler] "
+                f"{option} ({limit} s): raise the latter, or {follows}"
+            )
+    return None
 
 
 def url_complaint(url: str) -> str | None:

@@ -20,3 +20,10 @@ def test_a_patience_beyond_airflows_own_is_complained_about(
     complaint = config.patience_complaint(config.read())
     assert (complaint is None) is fine
     assert fine or "task_instance_heartbeat_timeout (300 s)" in str(complaint)
+
+
+def test_a_patience_beyond_the_life_of_a_token_is_complained_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", "240")
+    assert "task_queued_timeout (240 s)" in str(config.patience_complaint(config.read()))
+    monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", "241")
+    assert config.patience_complaint(config.read()) is None
