@@ -181,15 +181,15 @@ class Job:
 
     def mark_reported(self) -> None:
         """The report is accepted. A full disk that forgets it is harmless: the same report twice is a success."""
-        self.reported = True
         with contextlib.suppress(OSError):
             write(self.directory / "reported", b"")
+        self.reported = True  # last: another thread may remove the directory from here on
 
     def mark_shipped(self, size: int, *, done: bool) -> None:
         """How far the log has arrived. A disk that forgets it is harmless: a repeated append is a no-op."""
-        self.shipped, self.log_done = size, done
         with contextlib.suppress(OSError):
             write(self.directory / "shipped", json.dumps({"size": size, "done": done}).encode(), durable=False)
+        self.shipped, self.log_done = size, done  # last, for the same reason
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result in place of a supervisor that could not."""

@@ -217,3 +217,15 @@ class Counting:
 
     def hexdigest(self) -> Any:
         return self.digest.hexdigest()
+
+
+@pytest.mark.parametrize("note", [lambda job: job.mark_reported(), lambda job: job.mark_shipped(3, done=True)])
+def test_nobody_may_remove_a_directory_that_is_still_written_to(
+    add_job: Add, monkeypatch: pytest.MonkeyPatch, note: Callable[[Job], None]
+) -> None:
+    job = add_job()
+    done_with: list[bool] = []
+    monkeypatch.setattr("agent.jobs.write", lambda *args, **options: done_with.append(job.reported or job.log_done))
+    note(job)
+    assert done_with == [False]
+    assert job.reported or job.log_done
