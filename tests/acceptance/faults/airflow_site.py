@@ -40,6 +40,8 @@ PACE = REAL if FULL else Pace(heartbeat=3, silent=10, patience=60, release=5, cl
 #: After so long in the queue Airflow takes a task for stuck. Its tokens are good for as long, so that it has to exceed
 #: the patience, as it does by default: a start that meets an outage needs its token until then.
 STUCK_SECONDS = 600 if FULL else 90
+#: After so long without a heartbeat Airflow itself gives a task up: as by default, a moment after EdgeControl does.
+DEAD_SECONDS = 300 if FULL else PACE.patience + 30 + 20
 #: A scheduler is missed when its heartbeat is older.
 HEALTH_SECONDS = 5
 #: Beyond the patience: how long a job of a dead scheduler may stay untold, with its next one's looks and starts.
@@ -88,7 +90,7 @@ class SiteEnvironments(Environments):
             "core.default_pool_task_slot_count": "1000",
             "edgecontrol.database_url": make_conninfo(**{**database, "host": "127.0.0.1", "port": self.database_port}),
             "edgecontrol.outage_patience": str(PACE.patience),
-            "scheduler.task_instance_heartbeat_timeout": "300" if FULL else "75",
+            "scheduler.task_instance_heartbeat_timeout": str(DEAD_SECONDS),
             "scheduler.task_instance_heartbeat_timeout_detection_interval": "10" if FULL else "3",
             "scheduler.task_queued_timeout": str(STUCK_SECONDS),
             "scheduler.task_queued_timeout_check_interval": "2",
@@ -108,7 +110,7 @@ class SiteEnvironments(Environments):
         settings = {
             "core.dags_folder": str(DAGS),
             "core.load_examples": "false",
-            "scheduler.task_instance_heartbeat_timeout": "300" if FULL else "75",
+            "scheduler.task_instance_heartbeat_timeout": str(DEAD_SECONDS),
             "workers.min_heartbeat_interval": "5" if FULL else "1",
             "usage_data_collection.enabled": "false",
         }

@@ -108,10 +108,11 @@ def machine_gone(site: AirflowSite) -> Row:
         unheard=("gone-1",),
     )
     heard = site.parts.rows("edgecontrol", "SELECT last_heartbeat FROM edgecontrol.worker WHERE name = 'gone-1'")[0][0]
-    for job in site.jobs(story.run_id):
-        if job["state"] == "lost" and job["finished_at"] - heard < timedelta(seconds=PACE.patience + MARGIN_SECONDS):
+    for job in (job for job in site.jobs(story.run_id) if job["try_number"] == 1):
+        silence = job["finished_at"] - heard
+        if job["state"] != "lost" or silence < timedelta(seconds=PACE.patience + MARGIN_SECONDS):
             row.wrong += 1
-            row.complaints.append(f"given up after {job['finished_at'] - heard}")
+            row.complaints.append(f"{job['state']} after {silence}: {job['reason']}")
     machine.reboot()  # so that nobody misses it
     return row
 
