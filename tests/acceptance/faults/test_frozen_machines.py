@@ -47,7 +47,7 @@ def test_what_stood_still_beyond_the_patience(site: FaultSite, tmp_path: Path, b
         if task.state == "running":
             late_enough.touch()
         site.until(lambda task=task: task.state == "success")
-    site.until(lambda: taken[0].state == "success" and taken[1].state == "running", seconds=120)
+    site.until(lambda: taken[0].state == "success" and taken[1].state == "running", seconds=WORK_SECONDS + 120)
 
     frozen.thaw()
     asleep.agent.process.send_signal(signal.SIGCONT)
