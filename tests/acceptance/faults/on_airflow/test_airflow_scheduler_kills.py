@@ -32,7 +32,7 @@ def test_scheduler_killed_in_a_run_of_200_tasks(airflow_site: AirflowSite, balan
     # How many tasks have started by then, and how much later the scheduler dies: in any of its steps.
     points = sorted((thrown.randint(0, TASKS - 10), thrown.uniform(0, 4)) for _ in range(KILLS))
     # A few last longer than a scheduler is missed, so that each next one finds work in every state.
-    run_id = airflow_site.trigger(DAG_ID, seconds=[*[0.2] * 9, 9])
+    run_id = airflow_site.trigger(DAG_ID, seconds=[*[0.2] * 9, 12])
     away = 0.0
     for started, later in points:
         airflow_site.until(lambda bound=started: len(airflow_site.starts(run_id)) >= bound, seconds=180)
