@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from contextlib import AbstractContextManager
-from io import BytesIO
 from typing import Any, Protocol, cast
 from uuid import UUID
 
@@ -43,8 +42,6 @@ MOST_SLOTS = 10_000
 MOST_QUEUES = 1000
 MOST_FIGURES_BYTES = 64 * 1024
 LONGEST_VERSION = 200
-#: Ten thousand held jobs in one heartbeat are a tenth of it.
-MOST_JSON_BYTES = 8 * 1024 * 1024
 
 _SESSION = OpenApiParameter(
     SESSION_HEADER,
@@ -66,22 +63,13 @@ class Parking(Protocol):
 
 
 class JsonBody(JSONParser):
-    """JSON of a size and depth that agents have; more would cost this process's memory, or the end of its stack."""
+    """JSON, of which no depth ends the interpreter's stack; how large it may be is decided for all requests."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        content = stream.read(MOST_JSON_BYTES + 1)
-        if len(content) > MOST_JSON_BYTES:
-            raise too_large(f"A request has at most {MOST_JSON_BYTES} bytes of JSON.")
         try:
-            return super().parse(BytesIO(content), media_type, parser_context)
+            return super().parse(stream, media_type, parser_context)
         except RecursionError:
             raise exceptions.ParseError("The JSON is nested too deeply.") from None
-
-
-def too_large(detail: str) -> exceptions.APIException:
-    error = exceptions.APIException(detail)
-    error.status_code = 413
-    return error
 
 
 class AgentView(APIView):
@@ -434,7 +422,9 @@ class RawBody(BaseParser):
         limit = settings.EDGECONTROL.log_chunk_bytes
         data: bytes = stream.read(limit + 1)
         if len(data) > limit:
-            raise too_large(f"A log chunk has at most {limit} bytes here.")
+            error = exceptions.APIException(f"A log chunk has at most {limit} bytes here.")
+            error.status_code = 413
+            raise error
         return data
 
 

@@ -15,7 +15,6 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from jobs_app import logs
-from jobs_app.agent_api import MOST_JSON_BYTES
 from jobs_app.models import Job, LogChunk, Queue
 from tests.integration.people import OPS
 from workers_app import auth, registry, wishes
@@ -418,7 +417,7 @@ class TestClaim:
             (b"[" * 100_000, 400, "invalid_request"),
             (b'{"a":' * 50_000, 400, "invalid_request"),
             (b"\xff\xfe{}", 400, "invalid_request"),
-            (b"{}" + b" " * MOST_JSON_BYTES, 413, "too_large"),
+            (b"{}" + b" " * settings.DATA_UPLOAD_MAX_MEMORY_SIZE, 413, "too_large"),
         ],
     )
     def test_json_that_is_no_agents_is_refused(self, agent: Make, body: bytes, status: int, code: str) -> None:
