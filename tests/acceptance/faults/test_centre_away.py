@@ -218,7 +218,7 @@ def test_airflow_is_away_for_long(site: FaultSite, balanced: Callable[[Row], Non
     began = time.monotonic()
     # What was handed out before anybody knew is given back when its patience ends.
     said = "SELECT 1 FROM edgecontrol.worker WHERE sysinfo->>'not_working' LIKE 'Airflow%%'"
-    site.until(lambda: len(site.rows(said)) == 3 and states(site, tasks) == {"queued"}, seconds=PACE.patience + 60)
+    site.until(lambda: len(site.rows(said)) == 3 and states(site, tasks) == {"queued"}, seconds=2 * PACE.patience + 60)
     left = away - (time.monotonic() - began)
     assert holds_for(max(left, 5.0), lambda: alive(site) and states(site, tasks) == {"queued"})
     site.way_to_airflow.heal()
