@@ -43,8 +43,7 @@ test-faults: $(READY) ## five of the fault cases
 	@$(BIN)/python -m pytest tests/acceptance/faults -m ci -n 2
 
 faults: $(READY) ## break real processes, print what was lost: nothing (FULL=1: real intervals; SEED=n; FAULTS_TABLE=FILE)
-	@FULL=$(FULL) SEED=$(SEED) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/python -m pytest tests/acceptance/faults \
-		-n $(if $(FULL),6,3) --dist loadgroup
+	@FULL=$(FULL) SEED=$(SEED) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/python -m pytest tests/acceptance/faults -n $(if $(FULL),6,3)
 
 accept: test ## everything, with real Airflow runs and all fault cases
 	@$(BIN)/python -m pytest -m "slow and not faults"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.acceptance.faults.fault_site import FaultSite
 from tests.acceptance.faults.ledger import Row
@@ -52,6 +53,19 @@ def balanced(request: pytest.FixtureRequest) -> Callable[[Row], None]:
 def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Say something below the table that is worth knowing, and that no test may depend on."""
     return lambda said: request.node.user_properties.append(("fault figure", said))
+
+
+class OneAirflow(LoadScopeScheduling):
+    """Spreads the cases over all processes, but those on Airflow, which one process runs one after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "airflow" if "/on_airflow/" in nodeid else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAirflow:
+    # Not `--dist loadgroup`: pytest-xdist 3.8 finds no groups with the pytest of today.
+    return OneAirflow(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.airflow,
     pytest.mark.slow,
-    pytest.mark.xdist_group("airflow"),
     pytest.mark.timeout(900),
 ]
 
