@@ -143,12 +143,17 @@ class SiteProcesses(Processes):
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK) == self.mark and process.pid not in keepers:
                     process.kill()
+        stop_postgres(self.record.parent)
         for child in self.children:
-            if child.popen.pid in keepers:
-                child.popen.terminate()
-            child.popen.wait(timeout=30)
+            child.popen.wait(timeout=60)
         self.children.clear()
         self._starter.shutdown()
+
+
+def stop_postgres(state_dir: Path) -> None:
+    """Immediate shutdown, as after a crash; the process that keeps the server ends over it."""
+    with contextlib.suppress(OSError):
+        os.kill(int((state_dir / "postgres" / "postmaster.pid").read_text().split("\n")[0]), signal.SIGQUIT)
 
 
 class SiteParts(Parts):
@@ -232,9 +237,8 @@ class AirflowSite:
         self.until(self.all_parts[part].is_ready, seconds=START_SECONDS)
 
     def stop_postgres_at_once(self) -> None:
-        """Immediate shutdown, as after a crash; whatever has no connection any more may end over it."""
-        postmaster = int((self.folder / "postgres" / "postmaster.pid").read_text().split("\n")[0])
-        os.kill(postmaster, signal.SIGQUIT)
+        """Immediate shutdown; whatever has no connection any more may end over it."""
+        stop_postgres(self.folder)
         self.processes.newest("PostgreSQL").popen.wait(timeout=60)
 
     def mend(self) -> None:
