@@ -225,5 +225,5 @@ def test_airflow_is_away_for_long(site: FaultSite, balanced: Callable[[Row], Non
     recovery = site.went_on()
     site.settle(seconds=200)
     assert not site.rows("SELECT 1 FROM edgecontrol.job WHERE attempt > 4")
-    assert not site.rows(said)
+    site.until(lambda: not site.rows(said), seconds=60)
     balanced(balance(site, case=f"5 Airflow away, {away:.0f} s, 30 jobs wait", recovery_seconds=recovery))
