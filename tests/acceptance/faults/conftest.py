@@ -73,7 +73,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     rows = [Row(**value) for one in reports for name, value in one.user_properties if name == "fault case"]
     if not rows:
         return
-    table = as_table(sorted(rows, key=lambda row: row.case))
+    table = as_table(sorted(rows, key=lambda row: (int(row.case.split()[0]), row.case)))
     terminalreporter.section(f"faults, seed {SEED}, {'real intervals' if FULL else 'intervals at a tenth'}")
     terminalreporter.write(table)
     for said in [value for one in reports for name, value in one.user_properties if name == "fault figure"]:
