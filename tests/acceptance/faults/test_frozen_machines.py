@@ -79,7 +79,8 @@ def freezes_before_it_confirms(site: FaultSite) -> tuple[Machine, FaultProxy, Ta
 def handed_to_another(site: FaultSite, late: Machine, way_in: FaultProxy, task: Task) -> bool:
     """What a frozen machine never confirmed has run elsewhere; the machine thaws, and neither starts nor changes it."""
     site.until(lambda: task.state == "success", seconds=120)
-    site.until(lambda: job_of(site, task).state == "success")
+    site.until(lambda: job_of(site, task).state == "success" and job_of(site, task).told_at)
+    site.until(lambda: not any(machine.held() for machine in site.machines if machine.name == "heir"))
     before = job_of(site, task)
     assert before.attempt > 1
     way_in.heal()
