@@ -31,7 +31,7 @@ def test_what_stood_still_beyond_the_patience(site: FaultSite, tmp_path: Path, b
     frozen.start("--queues", "frozen")
     asleep.start("--queues", "asleep")
     taken = site.queue({"work": WORK_SECONDS}, {"until": str(enough)}, queue="frozen", retries=1)
-    heard = site.queue({"work": 2}, {"until": str(late_enough)}, queue="asleep")
+    heard = site.queue({"work": 15}, {"until": str(late_enough)}, queue="asleep")
     site.until(lambda: len(frozen.starts()) == len(taken) and len(asleep.starts()) == len(heard))
     frozen.freeze()
     asleep.agent.process.send_signal(signal.SIGSTOP)
