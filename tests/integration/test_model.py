@@ -5,6 +5,7 @@ A failing example is printed as a program of steps; how it is run again stands i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -35,6 +36,8 @@ EXAMPLES = settings(
     max_examples=200,
     stateful_step_count=40,
     deadline=None,
+    # The same histories in every run, so that a change is told by what it broke; --hypothesis-seed draws others.
+    derandomize="--hypothesis-seed" not in " ".join(sys.argv),
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )

@@ -460,4 +460,4 @@ class TestLists:
         expected = [{name: value for name, value in job.items() if name != "logs"} for job in self.results(api, "jobs")]
         listed = manage("list_jobs", "--json").json
         assert [{name: job[name] for name in listed[0]} for job in expected] == listed
-        assert set(expected[0]) - set(listed[0]) == {"claim_id", "dispatcher"}
+        assert set(expected[0]) - set(listed[0]) == {"claim_id", "dispatcher", "log_missing"}

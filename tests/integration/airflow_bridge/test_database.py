@@ -183,7 +183,9 @@ def test_many_threads_share_few_connections(postgres_url: str, database: Databas
         try:
             for _ in range(20):
                 store.log_parts("a.log")
-                query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'edgecontrol-airflow'"
+                query = """
+                    SELECT count(*) FROM pg_stat_activity
+                    WHERE application_name = 'edgecontrol-airflow' AND datname = current_database()"""
                 most.append(store._run(query)[0].count)
         except Exception as error:
             failures.append(error)

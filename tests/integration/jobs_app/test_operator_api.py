@@ -194,6 +194,9 @@ class TestJobs:
             "team_name",
             "log_full",
             "log_trouble",
+            "token_until",
+            "first_failed_start_at",
+            "process_gone",
         }
         assert set(shown) == columns | {"team", "waits_because", "log_missing", "logs"}
         assert shown["worker"] == {"id": worker.pk, "name": "press-7"}
