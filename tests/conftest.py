@@ -6,6 +6,8 @@ import pytest
 from django.db import connection
 from psycopg.conninfo import make_conninfo
 
+import tests.airflow_home  # noqa: F401  (before any test imports Airflow)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """pytest-django makes a scratch database only when some collected test asks for one by its mark."""

@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
-import tests.unit.airflow_bridge.airflow_home  # noqa: F401  (before anything of Airflow)
+import tests.airflow_home  # noqa: F401  (before anything of Airflow)
 from airflow_bridge.executor import EdgeControlExecutor
 from airflow_bridge.store import NewJob
 from airflow_bridge.task_instances import TaskInstanceNow

@@ -6,7 +6,6 @@ from typing import Any
 import psycopg
 import pytest
 
-import tests.unit.airflow_bridge.airflow_home  # noqa: F401
 from airflow_bridge.store import Store
 
 

@@ -14,8 +14,6 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import delete, insert, text, update
 
-import tests.unit.airflow_bridge.airflow_home  # noqa: F401
-
 
 def create_tables() -> None:
     models.import_all_models()

@@ -14,7 +14,6 @@ from uuid import UUID
 
 from airflow.models.taskinstancekey import TaskInstanceKey
 
-import tests.unit.airflow_bridge.airflow_home  # noqa: F401
 from airflow_bridge.database import Connections, NoConnection, StoreAway
 from airflow_bridge.endings import Endings
 from airflow_bridge.executor import EdgeControlExecutor
