@@ -287,7 +287,7 @@ class Machine:
             self._forget(entry)
         elif answer:
             entry.reported = True
-            self.world.delivered(entry)
+            self.world.delivered(entry, self)
             self._settle(entry)
 
     def _ship(self, entry: Entry, fate: str) -> None:

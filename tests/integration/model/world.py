@@ -13,7 +13,7 @@ from airflow_bridge.database import Connections
 from edgecontrol.housekeeper import Housekeeper
 from jobs_app import lifecycle
 from jobs_app.lifecycle import Pair, StaleAttempt
-from jobs_app.logs import WrongOffset
+from jobs_app.logs import WrongOffset, missing
 from jobs_app.models import Job
 from tests.integration.model import plane
 from tests.integration.model.airflow import FINAL, SCHEDULABLE, Airflow, Scheduler, TaskInstance
@@ -44,7 +44,8 @@ class World:
         self.hurts: dict[UUID, str] = {}
         self._starts: Counter[Pair] = Counter()
         self._truth: defaultdict[Pair, bytes] = defaultdict(bytes)
-        self._delivered: set[Pair] = set()
+        #: Whose report was answered, and the machine that has its log.
+        self._delivered: dict[Pair, Machine] = {}
         self._heard: dict[int, float] = {}
         self._ended: dict[UUID, tuple[Any, ...]] = {}
         with connection.cursor() as cursor:
@@ -109,8 +110,8 @@ class World:
     def wrote(self, entry: Entry, text: bytes) -> None:
         self._truth[entry.key] += text
 
-    def delivered(self, entry: Entry) -> None:
-        self._delivered.add(entry.key)
+    def delivered(self, entry: Entry, machine: Machine) -> None:
+        self._delivered[entry.key] = machine
 
     def send_late(self, machine: Machine, call: Callable[[plane.Worker], Any]) -> None:
         """The request will arrive some time later; nobody waits for its answer any more."""
@@ -273,8 +274,10 @@ class World:
         return tasks + [f"{job} {job.pk} is {job.state}: {job.reason}" for job in jobs.defer("workload")]
 
     def _check_outcomes(self) -> None:
+        """A log is complete, or its machine ended for good with the rest of it, and the job says that."""
         stored = self._stored_logs()
-        for pair in self._delivered:
-            assert stored.get(pair, b"") == self._truth[pair] or not Job.objects.filter(pk=pair[0]).exists(), (
-                f"the log of {pair} is not complete"
-            )
+        jobs = Job.objects.in_bulk({job for job, _ in self._delivered})
+        for pair, machine in self._delivered.items():
+            if pair[0] in jobs and stored.get(pair, b"") != self._truth[pair]:
+                assert machine.over, f"the log of {pair} is not complete"
+                assert missing(jobs[pair[0]]), f"the log of {pair} is not complete, and nobody sees that"
