@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.errors import BadConfig, WrongUrl
-from agent.tokens import HOW_TO_ENROL, enrolment_token, looks_like_a_token, worker_token
+from agent.tokens import HOW_TO_ENROL, enrolment_token, worker_token
+from agent.values import PREFIX, Room, environment, file, function, names, one_of, port, positive, room, seconds, text
 
-PREFIX = "EDGE_AGENT_"
 #: In the state directory: what `enrol` leaves for `run`, which any other source overrules.
 ENROLLED = "enrolled.toml"
 ENROLLED_SETTINGS = ("url", "token_file")
@@ -25,6 +25,17 @@ EITHER = {
     "enrolment_token": "enrolment_token_file",
     "enrolment_token_file": "enrolment_token",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """How the jobs of a queue are run; None is what the machine has for all queues."""
+
+    python: str | None = None
+    #: Variables beside those that the agent was started with.
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: The system user that tasks run as; None is the agent's own.
+    user: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +51,29 @@ class Config:
     task_python: str
     #: `fork` from a warm process, or a `fresh` interpreter per job.
     task_start: str
+    #: For jobs of queues that `queue_settings` does not name, and what it leaves out.
+    task_environment: Mapping[str, str]
+    task_user: str | None
+    queue_settings: Mapping[str, TaskSettings]
     #: What SIGTERM means: `drain`, or `leave` the tasks to the runner and go at once.
     on_term: str
     #: Between SIGTERM and SIGKILL when a job has to stop.
     kill_grace_seconds: float
     log_level: str
+    #: `text` or `json`.
+    log_format: str
+    #: Certificates that are trusted instead of the usual ones.
+    ca_bundle: Path | None
+    #: What this machine shows to a gateway that asks for a certificate; the key may be in the same file.
+    client_certificate: Path | None
+    client_key: Path | None
+    #: Of the local HTTP pages on loopback; 0 for none.
+    http_port: int
+    #: `module:function` that gives further figures of this machine.
+    extended_sysinfo: str | None
+    #: With less than this the machine rests until it has more again; None does not look.
+    min_free_disk: Room | None
+    min_free_memory: Room | None
     #: Stands in for the system's own; None asks the system.
     boot_id: str | None
 
@@ -67,54 +96,21 @@ class Enrolment:
     run_flags: tuple[str, ...]
 
 
-def text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a text that is not empty")
-    return value.strip()
+def queue_tables(value: Any) -> dict[str, TaskSettings]:
+    """`[queues.NAME]`: each with `python`, `environment` and `user`."""
+    found = {}
+    for queue, table in value.items():
+        if not isinstance(table, dict):
+            raise ValueError(f"{queue} must be a table such as [queues.gpu]")
+        refuse_unknown(table, QUEUE_SETTINGS, what=f"setting of queue {queue}:", spell=str)
+        try:
+            found[queue] = TaskSettings(**{name: QUEUE_SETTINGS[name](item) for name, item in table.items()})
+        except ValueError as error:
+            raise ValueError(f"{queue}: {error}") from None
+    return found
 
 
-def file(value: Any) -> str:
-    name = text(value)
-    if looks_like_a_token(name):  # it must be neither shown nor become the name of a file
-        raise ValueError("must name a file, not be a token itself")
-    return name
-
-
-def names(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-        raise ValueError("must be names, separated by commas")
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-
-
-def positive(value: Any) -> int:
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError("must be a whole number from 1")
-    return number
-
-
-def seconds(value: Any) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf") or isinstance(value, bool):
-        raise ValueError("must be a number of seconds from 0")
-    return number
-
-
-def one_of(*choices: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"must be {' or '.join(choices)}")
-        return str(value)
-
-    return read
-
+QUEUE_SETTINGS: dict[str, Callable[[Any], Any]] = {"python": text, "environment": environment, "user": text}
 
 #: Every setting: how it is read. Its flag is `--name`, its variable EDGE_AGENT_NAME, its key in the TOML file `name`.
 SETTINGS: dict[str, Callable[[Any], Any]] = {
@@ -130,11 +126,24 @@ SETTINGS: dict[str, Callable[[Any], Any]] = {
     "state_dir": text,
     "task_python": text,
     "task_start": one_of("fork", "fresh"),
+    "task_user": text,
+    "ca_bundle": file,
+    "client_certificate": file,
+    "client_key": file,
+    "http_port": port,
+    "extended_sysinfo": function,
+    "min_free_disk": room,
+    "min_free_memory": room,
     "on_term": one_of("drain", "leave"),
     "kill_grace_seconds": seconds,
     "log_level": one_of("debug", "info", "warning", "error"),
+    "log_format": one_of("text", "json"),
     "boot_id": text,
+    # Tables, which only a file can have.
+    "environment": environment,
+    "queue_settings": queue_tables,
 }
+TABLES = ("environment", "queue_settings")
 
 
 Sources = list[tuple[str, Mapping[str, Any]]]
@@ -164,6 +173,17 @@ def load(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path | N
         on_term=merged.get("on_term", "drain"),
         kill_grace_seconds=merged.get("kill_grace_seconds", 15.0),
         log_level=merged.get("log_level", "info"),
+        log_format=merged.get("log_format", "text"),
+        task_environment=merged.get("environment", {}),
+        task_user=merged.get("task_user"),
+        queue_settings=merged.get("queue_settings", {}),
+        ca_bundle=path_of(merged, "ca_bundle"),
+        client_certificate=path_of(merged, "client_certificate"),
+        client_key=path_of(merged, "client_key"),
+        http_port=merged.get("http_port", 0),
+        extended_sysinfo=merged.get("extended_sysinfo"),
+        min_free_disk=merged.get("min_free_disk"),
+        min_free_memory=merged.get("min_free_memory"),
         boot_id=merged.get("boot_id"),
     )
 
@@ -198,7 +218,8 @@ def load_enrolment(
 def gather(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, Any], Path]:
     """Every setting that something names, and the state directory, whose enrolment fills what is missing."""
     variables = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
-    refuse_unknown(variables, (*SETTINGS, "config"), what="environment variable", spell=variable)
+    settable = [name for name in (*SETTINGS, "config") if name not in TABLES]
+    refuse_unknown(variables, settable, what="environment variable", spell=variable)
     toml = flags.get("config") or variables.pop(PREFIX + "CONFIG", None)
     sources: Sources = [(f"{toml}: ", read_toml(Path(toml), known=SETTINGS))] if toml else []
     sources.append(("", variables))
@@ -226,7 +247,7 @@ def merge(sources: Sources) -> dict[str, Any]:
             try:
                 merged[name] = SETTINGS[name](value)
             except ValueError as error:
-                shown = "" if "token" in name else f", not {value!r}"
+                shown = "" if "token" in name or name in TABLES else f", not {value!r}"
                 raise BadConfig(f"{origin}{label} {error}{shown}") from None
             merged.pop(EITHER.get(name, ""), None)
     return merged
@@ -242,8 +263,24 @@ def read_toml(path: Path, *, known: Iterable[str], may_be_missing: bool = False)
         raise BadConfig(f"cannot read the settings file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is not TOML: {error}") from None
-    refuse_unknown(content, known, what=f"{path}: setting", spell=str)
-    return content
+    refuse_unknown(content, [name for name in known if name != "queue_settings"], what=f"{path}: setting", spell=str)
+    return with_queue_tables(content)
+
+
+def with_queue_tables(content: dict[str, Any]) -> dict[str, Any]:
+    """`queues = [...]` says what is served; so does `serve` in a table `[queues]`, which then has the queues' own."""
+    tables = content.get("queues")
+    if not isinstance(tables, dict):
+        return content
+    own = dict(tables)
+    rest = {name: value for name, value in content.items() if name != "queues"}
+    if isinstance(own.get("serve"), list):  # else it is a queue of that name
+        rest["queues"] = own.pop("serve")
+    return {**rest, "queue_settings": own}
+
+
+def path_of(merged: Mapping[str, Any], name: str) -> Path | None:
+    return Path(merged[name]).expanduser().absolute() if name in merged else None
 
 
 def variable(name: str) -> str:

@@ -47,9 +47,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flag("--state-dir", metavar="DIR", help=STATE_DIR_HELP)
     flag("--task-python", metavar="PYTHON", help="the interpreter that has Airflow (default: the agent's own)")
     flag("--task-start", metavar="HOW", help="'fork' from a warm process (default), or a 'fresh' interpreter per job")
+    flag("--task-user", metavar="USER", help="the system user that tasks run as (default: the agent's own)")
     flag("--on-term", metavar="WHAT", help="what SIGTERM does: 'drain' (default) or 'leave'")
     flag("--kill-grace-seconds", metavar="S", help="between SIGTERM and SIGKILL of a job (default: 15)")
+    flag("--ca-bundle", metavar="FILE", help="trust the certificates in this file instead of the usual ones")
+    flag("--client-certificate", metavar="FILE", help="show this certificate to a gateway that asks for one")
+    flag("--client-key", metavar="FILE", help="its key (default: in the same file)")
+    flag("--http-port", metavar="PORT", help="serve /health, /status.json and /metrics on loopback (default: 0, off)")
+    flag("--extended-sysinfo", metavar="MODULE:FUNCTION", help="a function that tells more about this machine")
+    flag("--min-free-disk", metavar="ROOM", help="with less than this, such as 5%% or 2GB, rest (default: do not look)")
+    flag("--min-free-memory", metavar="ROOM", help="the same for memory")
     flag("--log-level", metavar="LEVEL", help="debug, info (default), warning or error")
+    flag("--log-format", metavar="FORMAT", help="text (default), or json: one object per line")
     flag("--config", metavar="FILE", help="TOML file with these settings")
 
 

@@ -221,3 +221,53 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     file.write_text("concurrency = \n")
     with pytest.raises(BadConfig, match=r"agent\.toml is not TOML"):
         read(config=str(file))
+
+
+def test_a_queue_may_have_an_interpreter_variables_and_a_user_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        'task_user = "tasks"\n[environment]\nSITE = "north"\n[queues]\nserve = ["default", "gpu"]\n'
+        '[queues.gpu]\npython = "/opt/gpu/bin/python"\nenvironment = { CUDA_VISIBLE_DEVICES = "0" }\nuser = "gpu"\n'
+    )
+    config = read({**MINIMAL, "EDGE_AGENT_CONFIG": str(file)})
+    assert (config.queues, config.task_user, config.task_environment) == (
+        ("default", "gpu"),
+        "tasks",
+        {"SITE": "north"},
+    )
+    gpu = config.queue_settings["gpu"]
+    assert (gpu.python, gpu.environment, gpu.user) == ("/opt/gpu/bin/python", {"CUDA_VISIBLE_DEVICES": "0"}, "gpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[queues.gpu]\npyton = 'x'\n", "did you mean python?"),
+        ("[queues]\ngpu = 3\n", "[queues.gpu]"),
+        ("[environment]\nEDGE_AGENT_TOKEN = 'ec_a_b'\n", "cannot set EDGE_AGENT_TOKEN"),
+        ("[environment]\nSECRET = 5\n", "table of variables"),
+        ("queue_settings = 5\n", "queue_settings is not known"),
+    ],
+)
+def test_a_wrong_table_is_refused_without_showing_its_values(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(content)
+    with pytest.raises(BadConfig) as caught:
+        read({**MINIMAL, "EDGE_AGENT_CONFIG": str(file)})
+    assert said in str(caught.value)
+    assert "ec_a_b" not in str(caught.value)
+
+
+def test_how_much_must_be_free_is_a_share_or_an_amount() -> None:
+    config = read(min_free_disk="5%", min_free_memory="1.5 GB")
+    assert config.min_free_disk
+    assert config.min_free_memory
+    assert config.min_free_disk.is_left(free=5, total=100)
+    assert not config.min_free_disk.is_left(free=4, total=100)
+    assert not config.min_free_memory.is_left(free=1 << 30, total=1 << 40)
+    with pytest.raises(BadConfig, match="such as 5% or an amount such as 2GB, not '5'"):
+        read(min_free_disk="5")
+    with pytest.raises(BadConfig, match="module:function"):
+        read(extended_sysinfo="site.figures")
+    with pytest.raises(BadConfig, match="must be a port"):
+        read(http_port="99999")
