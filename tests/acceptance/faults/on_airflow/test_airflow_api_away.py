@@ -30,8 +30,9 @@ def test_api_server_away(
     names = [f"outage-{away_seconds}-{number}" for number in range(2)]
     machines = airflow_site.make_machines(*names, queues="outage", concurrency=SLOTS // 2)
     airflow_site.start_machines(*machines)
-    # Of every two one ends in the outage, so that another would start in its place, and one runs right through it.
-    run_id = airflow_site.trigger(DAG_ID, seconds=[away_seconds / 3, away_seconds * 1.3])
+    # Of every two one ends in the outage, so that another would start in its place, and one runs right through it,
+    # also where the api-server needs half a minute more to be back.
+    run_id = airflow_site.trigger(DAG_ID, seconds=[away_seconds / 3, away_seconds + 45])
     airflow_site.until(lambda: len(airflow_site.starts(run_id)) == SLOTS, seconds=120)
     gone_at = time.time()
     airflow_site.way_to_airflow.refuse_connections()
