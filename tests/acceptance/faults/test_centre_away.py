@@ -55,16 +55,21 @@ class Work:
         self.ended.touch()
 
 
-@pytest.mark.parametrize(
-    ("how", "away"),
-    [("killed", seconds(60)), ("line dead", seconds(300)), ("answers 503", seconds(1200) if FULL else GIVEN_UP + 16)],
-)
-def test_the_control_plane_is_away(site: FaultSite, balanced: Callable[[Row], None], how: str, away: float) -> None:
+def begin_on_three_machines(site: FaultSite, *, away: float) -> Work:
     for number in range(3):
         site.machine(f"edge-{number}").start()
     site.until_registered()
     work = Work(site, away=away)
     work.begin()
+    return work
+
+
+@pytest.mark.parametrize(
+    ("how", "away"),
+    [("killed", seconds(60)), ("line dead", seconds(300)), ("answers 503", seconds(1200) if FULL else GIVEN_UP + 16)],
+)
+def test_the_control_plane_is_away(site: FaultSite, balanced: Callable[[Row], None], how: str, away: float) -> None:
+    work = begin_on_three_machines(site, away=away)
     if how == "killed":
         site.kill_control_plane()
     elif how == "line dead":
@@ -186,11 +191,7 @@ def test_only_the_way_to_the_control_plane_is_cut(site: FaultSite, balanced: Cal
 
 @pytest.mark.parametrize(("how", "away"), [("refused", seconds(40)), ("line dead", seconds(180))])
 def test_airflow_is_away(site: FaultSite, balanced: Callable[[Row], None], how: str, away: float) -> None:
-    for number in range(3):
-        site.machine(f"edge-{number}").start()
-    site.until_registered()
-    work = Work(site, away=away)
-    work.begin()
+    work = begin_on_three_machines(site, away=away)
     if how == "refused":
         site.way_to_airflow.refuse_connections()
     else:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
+from airflow_bridge.executor import EdgeControlExecutor
 from airflow_bridge.store import Store
+from tests.integration.airflow_bridge import task_instances
+from tests.integration.airflow_bridge.rows import Database
 
 
 @pytest.fixture
@@ -32,3 +35,33 @@ def worker(database: psycopg.Connection[Any]) -> int:
     row = database.execute("INSERT INTO edgecontrol.worker (name) VALUES ('berlin-3') RETURNING id").fetchone()
     assert row
     return int(row.id)
+
+
+@pytest.fixture(scope="session")
+def airflow_tables() -> None:
+    task_instances.create_tables()
+
+
+@pytest.fixture
+def make_executor(
+    postgres_url: str, database: Database, airflow_tables: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], EdgeControlExecutor]]:
+    """Each call is another scheduler's executor."""
+    monkeypatch.setenv("AIRFLOW__EDGECONTROL__DATABASE_URL", postgres_url)
+    made: list[EdgeControlExecutor] = []
+
+    def make() -> EdgeControlExecutor:
+        executor = EdgeControlExecutor(parallelism=32)
+        executor.start()
+        made.append(executor)
+        return executor
+
+    yield make
+    for executor in made:
+        executor._store.close()
+    task_instances.clear()
+
+
+@pytest.fixture
+def executor(make_executor: Callable[[], EdgeControlExecutor]) -> EdgeControlExecutor:
+    return make_executor()
