@@ -7,13 +7,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
 import requests
 
-from agent import __version__
+from agent import PROTOCOL, __version__
 from agent.deadline import prompt_session
 from agent.errors import SessionReplaced
 from agent.retry import is_repeatable, retry_after_seconds
@@ -133,14 +133,19 @@ class Client:
         # Last in, first out: the connection that was used last is the one that is still open.
         self._idle: queue.LifoQueue[requests.Session] = queue.LifoQueue()
 
+    # Health, what it is told of itself, and enrolment are no matter of `contact`: nothing runs yet that could wait.
+
     def health(self) -> dict[str, Any]:
-        return self._call("GET", "health", authenticated=False, keys=("status",))
+        return self._send("GET", "health", authenticated=False, read_seconds=READ_SECONDS, keys=("status",))
+
+    def me(self, *, queues: Iterable[str] = ()) -> dict[str, Any]:
+        """What the control plane knows of this worker, and of these queues. Begins no session, and ends none."""
+        keys = ("name", "requested", "outage_patience_seconds", "execution_api_url")
+        asked = {"agent_version": __version__, "protocol": PROTOCOL, "queue": list(queues)}
+        return self._send("GET", "workers/me", authenticated=True, read_seconds=READ_SECONDS, keys=keys, params=asked)
 
     def enrol(self, body: dict[str, Any], *, read_seconds: float) -> dict[str, Any]:
-        """Make the token known that this client has; the enrolment token in the body is what is checked.
-
-        Not a matter of `contact`: nothing runs here yet that could wait for its return.
-        """
+        """Make the token known that this client has; the enrolment token in the body is what is checked."""
         keys = ("name",)
         return self._send("POST", "workers/enrol", authenticated=False, read_seconds=read_seconds, keys=keys, json=body)
 

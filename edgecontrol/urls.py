@@ -11,6 +11,7 @@ from edgecontrol.api import FleetRouter
 from edgecontrol.hub import hub
 from jobs_app import agent_api
 from jobs_app.operator_api import JobViewSet, QueueViewSet, WorkerViewSet
+from jobs_app.self_api import MeView
 from workers_app.agent_api import EnrolView
 from workers_app.operator_api import ChangeViewSet, EnrolmentTokenViewSet
 
@@ -19,6 +20,7 @@ admin.site.index_title = "Fleet"
 
 edge = [
     path("health", agent_api.HealthView.as_view(), name="health"),
+    path("workers/me", MeView.as_view(), name="me"),
     path("workers/enrol", EnrolView.as_view(), name="enrol"),
     path("workers/register", agent_api.RegisterView.as_view(), name="register"),
     path("workers/heartbeat", agent_api.HeartbeatView.as_view(), name="heartbeat"),

@@ -41,6 +41,7 @@ LAYERS = {
         ["states", "errors", "outcomes", "credentials"],
     ],
     "jobs_app": [
+        ["self_api"],
         ["admin", "agent_api", "operator_api", "management"],
         ["admin_job_page", "admin_logs", "admin_queues"],
         ["admin_job_list"],

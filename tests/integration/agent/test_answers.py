@@ -73,6 +73,7 @@ def client(server: Server) -> Client:
 
 CALLS: dict[str, Callable[[Client], object]] = {
     "health": lambda client: client.health(),
+    "me": lambda client: client.me(),
     "enrol": lambda client: client.enrol({}, read_seconds=5),
     "register": lambda client: client.register({}),
     "heartbeat": lambda client: client.heartbeat({}, read_seconds=5),

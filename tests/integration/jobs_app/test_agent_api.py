@@ -74,6 +74,42 @@ class TestHealth:
         assert int(answer["Retry-After"]) > 0
 
 
+class TestMe:
+    def get(self, caller: Any, query: str = "") -> Any:
+        headers = {name: text for name, text in caller.headers().items() if name == "Authorization"}
+        return caller.client.get(f"/api/v1/edge/workers/me{query}", headers=headers)
+
+    def test_it_says_whose_the_token_is_and_begins_no_session(self, agent: Make) -> None:
+        caller = agent(name="press-7", team_name="paint", requested="maintenance", requested_comment="belt")
+        before = Worker.objects.filter(pk=caller.worker.pk).values().get()
+        body = good(self.get(caller))
+        assert (body["name"], body["team_name"]) == ("press-7", "paint")
+        assert (body["requested"], body["comment"]) == ("maintenance", "belt")
+        assert body["outage_patience_seconds"] == settings.EDGECONTROL.outage_patience_seconds
+        assert (body["queues"], body["allowed_queues"]) == ([], None)
+        assert Worker.objects.filter(pk=caller.worker.pk).values().get() == before
+        good(caller.heartbeat())
+
+    def test_it_says_which_queues_may_be_served_which_are_known_and_which_stand_still(self, agent: Make) -> None:
+        Queue.objects.create(name="laser", paused=True, pause_comment="lens")
+        caller = agent(allowed_queues=["laser", "press"])
+        queues = good(self.get(caller, "?queue=laser&queue=press&queue=paint"))["queues"]
+        assert queues == [
+            {"name": "laser", "allowed": True, "known": True, "paused": True, "comment": "lens"},
+            {"name": "press", "allowed": True, "known": False, "paused": False, "comment": ""},
+            {"name": "paint", "allowed": False, "known": False, "paused": False, "comment": ""},
+        ]
+
+    def test_nobody_is_told_without_a_good_token(self, agent: Make) -> None:
+        caller = agent()
+        auth.revoke([caller.worker.pk], by=OPS)
+        refusal(self.get(caller), 401, "bad_token")
+        refusal(APIClient().get("/api/v1/edge/workers/me"), 401, "bad_token")
+
+    def test_a_queue_that_no_queue_can_be_called_is_refused(self, agent: Make) -> None:
+        refusal(self.get(agent(), f"?queue={'x' * 3000}"), 400, "invalid_request")
+
+
 class TestCredentials:
     @pytest.mark.parametrize("name", ENDPOINTS)
     @pytest.mark.parametrize(
