@@ -143,9 +143,11 @@ def new_job(
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process and all below it."""
+    """Kill a process and all below it, also what it forks at this very moment."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                os.kill(one.pid, signal.SIGKILL)
+        # Stopped first: a child that it forked after the look would live on, with its connections and their locks.
+        process.suspend()
+        for child in process.children():
+            kill_tree(child.pid)
+        process.kill()
