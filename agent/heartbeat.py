@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from agent import PROTOCOL
 from agent.client import Client
 from agent.held import Held
 from agent.jobs import Key
@@ -41,6 +42,7 @@ class Heartbeat:
         ready: Callable[[], bool],
         sysinfo: Callable[[], dict[str, Any]],
         on_gone: Callable[[Key, str], None],
+        airflow_version: Callable[[], str] = lambda: "",
     ) -> None:
         self.client = client
         self.held = held
@@ -51,6 +53,7 @@ class Heartbeat:
         self.ready = ready
         self.sysinfo = sysinfo
         self.on_gone = on_gone
+        self.airflow_version = airflow_version
         self._sent_at = time.monotonic()
         self._reported = "starting"
         self._sysinfo: dict[str, Any] = {}
@@ -92,6 +95,8 @@ class Heartbeat:
             "sysinfo": sysinfo,
             "held": self.held.unreported(),
             "log_troubles": self.held.log_troubles()[:MOST_TROUBLES],
+            "airflow_version": self.airflow_version(),
+            "protocol": PROTOCOL,
         }
         asked_at = time.monotonic()
         answer = self.client.heartbeat(body, read_seconds=read_seconds)
@@ -103,8 +108,11 @@ class Heartbeat:
 
     def obey(self, answer: dict[str, Any], *, asked_at: float = float("inf")) -> None:
         """Take orders from an answer to register or heartbeat."""
-        before = self.orders.requested
+        before, verdict = self.orders.requested, self.orders.verdict
         self.orders.apply(answer, asked_at=asked_at)
+        if self.orders.verdict != verdict:
+            log.warning("this version counts as %s now. %s", self.orders.verdict, self.orders.verdict_text)
+            self.orders.want_heartbeat()  # it may mean that the agent ends
         self.held.concurrency = self.orders.concurrency
         if self.orders.requested != before:
             left = self.orders.seconds_left()

@@ -16,6 +16,10 @@ class Orders:
         self.comment = ""
         self.revision = 0
         self.concurrency = concurrency
+        #: What the control plane makes of this agent's version: ok, outdated or refused, and what to do about it.
+        #: A control plane that says nothing of it takes every version.
+        self.verdict = "ok"
+        self.verdict_text = ""
         #: Set by a signal or once the agent is going: take no more and end, whatever the control plane wants later.
         self.ending = False
         self.on_change: Callable[[], None] = lambda: None
@@ -30,6 +34,9 @@ class Orders:
             self.comment = str(answer.get("comment") or "")
             self.revision = int(answer.get("revision", self.revision))
             self.concurrency = max(0, int(answer.get("concurrency") or self.concurrency))
+            version = answer.get("version")
+            told = version if isinstance(version, dict) else {}
+            self.verdict, self.verdict_text = str(told.get("verdict", "ok")), str(told.get("text", ""))
             # A heartbeat that was wanted after this one had left is still due: this answer may be older than the news.
             if self._wanted_at is not None and self._wanted_at <= asked_at:
                 self._wanted_at = None
@@ -41,8 +48,17 @@ class Orders:
 
     @property
     def draining(self) -> bool:
-        """Take no more, end when the last job has. A shutdown order may be withdrawn until then, a signal may not."""
-        return self.ending or self.requested == "shutdown"
+        """Take no more, end when the last job has.
+
+        A shutdown order and the refusal of this version may be withdrawn until then, a signal may not.
+        """
+        return self.ending or self.requested == "shutdown" or self.verdict == "refused"
+
+    @property
+    def refusal(self) -> str:
+        """Why this version has to end; empty when it need not, or somebody wants the agent to end anyway."""
+        wanted = self.ending or self.requested == "shutdown"
+        return self.verdict_text or "its version is refused" if self.verdict == "refused" and not wanted else ""
 
     def seconds_left(self) -> float | None:
         """Until jobs that still run have to be stopped; negative when that time has passed, None without a deadline."""

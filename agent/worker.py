@@ -14,7 +14,7 @@ from agent.attention import Attention
 from agent.claims import Claims
 from agent.client import ApiError, Client
 from agent.config import Config
-from agent.errors import AgentError, Interrupted, SessionReplaced
+from agent.errors import AgentError, Interrupted, Outdated, SessionReplaced
 from agent.gate import Gate
 from agent.heartbeat import Heartbeat
 from agent.held import Held
@@ -168,6 +168,7 @@ class Worker:
             ready=lambda: self.runner.ready,
             sysinfo=self._sysinfo,
             on_gone=self._gone,
+            airflow_version=lambda: self.runner.airflow_version,
         )
         self.heartbeat.seed(self._figures)
         self.heartbeat.obey(answer)
@@ -213,7 +214,11 @@ class Worker:
             if self.orders.draining and not self._worth_waiting_for():
                 self._deliver(seconds=DELIVERY_SECONDS)
                 if self.orders.draining:  # else the shutdown was withdrawn meanwhile
-                    return self._offline()
+                    refusal = self.orders.refusal
+                    self._offline()
+                    if refusal:
+                        raise Outdated(f"{self.config.url}: {refusal}")
+                    return None
 
     def _drain(self) -> None:
         log.info("draining: no new jobs, %d still run; a second signal stops them", len(self.held.active()))

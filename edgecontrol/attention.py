@@ -20,6 +20,7 @@ from jobs_app.waiting import unserved_queues
 from workers_app.admin_words import span
 from workers_app.models import Worker
 from workers_app.states import GONE, Requested, Shown
+from workers_app.versions import is_refused
 
 #: Names that a line shows; the rest stands in the list behind it.
 MOST_NAMED = 5
@@ -122,11 +123,13 @@ def _hindered(count: int) -> Notice:
 
 def _outdated(versions: Mapping[str, int]) -> Notice:
     count = sum(versions.values())
+    refused = sum(n for version, n in versions.items() if is_refused(version, __version__))
+    besides = f", {refused:,} of them too old to get jobs" if refused else ""
     return Notice(
         about="outdated",
-        tone="warn",
+        tone="bad" if refused else "warn",
         icon="update",
-        text=f"{_number(count, 'agent')} {'is' if count == 1 else 'are'} older than this control plane",
+        text=f"{_number(count, 'agent')} {'is' if count == 1 else 'are'} older than this control plane{besides}",
         url=to("workers_app_worker_changelist", outdated="1"),
         named=[
             Named(name=f"version {version}", url=to("workers_app_worker_changelist", version=version), words=f"{n:,}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any, Protocol, cast
 from uuid import UUID
 
@@ -27,15 +28,13 @@ from rest_framework.views import APIView
 from jobs_app import lifecycle, logs
 from jobs_app.models import Job, Queue
 from jobs_app.states import JobState, ReportState
-from workers_app import registry
+from workers_app import registry, versions
 from workers_app.audit import client_address
 from workers_app.auth import SESSION_HEADER, IsAgent, IsCurrentSession, WorkerTokenAuthentication
 from workers_app.models import Worker
 from workers_app.operations import LONGEST_QUEUE
 from workers_app.states import Reported, Requested
 
-#: What this control plane speaks; an agent with an older one is asked to update.
-PROTOCOL = 1
 #: More slots than any machine has.
 MOST_SLOTS = 10_000
 #: What a machine says of itself is kept, shown in lists, and written into the record, which only grows.
@@ -129,6 +128,16 @@ class GonePairSerializer(PairSerializer):
     reason = serializers.CharField()
 
 
+class VersionSerializer(serializers.Serializer[Any]):
+    """What the control plane makes of the agent's version."""
+
+    verdict = serializers.ChoiceField(
+        choices=[verdict.value for verdict in versions.Verdict],
+        help_text="outdated: works, and should be upgraded. refused: gets no more jobs, and ends with its last one.",
+    )
+    text = serializers.CharField(allow_blank=True, help_text="What to do, for people.")
+
+
 class OrdersSerializer(serializers.Serializer[Any]):
     """What the agent must know now."""
 
@@ -141,9 +150,10 @@ class OrdersSerializer(serializers.Serializer[Any]):
         allow_null=True, help_text="With shutdown: when jobs that still run are stopped; null waits for them."
     )
     gone = GonePairSerializer(many=True, help_text="Listed by the agent and no longer its own: stop them, forget them.")
+    version = VersionSerializer()
 
 
-def orders(worker: Worker, *, held: list[dict[str, Any]]) -> dict[str, Any]:
+def orders(worker: Worker, *, held: list[dict[str, Any]], protocol: int | None) -> dict[str, Any]:
     pairs = [(pair["id"], pair["attempt"]) for pair in held]
     young = settings.EDGECONTROL.heartbeat_seconds
     gone = lifecycle.not_held_any_more(worker_id=worker.pk, listed=pairs, young_seconds=young)
@@ -155,7 +165,12 @@ def orders(worker: Worker, *, held: list[dict[str, Any]]) -> dict[str, Any]:
         "revision": worker.revision,
         "deadline_seconds": _deadline(worker),
         "gone": [{"id": pk, "attempt": attempt, "reason": reason} for pk, attempt, reason in gone],
+        "version": asdict(versions.judge(worker.agent_version, server_version=server_version(), protocol=protocol)),
     }
+
+
+def server_version() -> str:
+    return str(settings.SPECTACULAR_SETTINGS["VERSION"])
 
 
 def _deadline(worker: Worker) -> float | None:
@@ -180,8 +195,7 @@ class HealthView(APIView):
     @extend_schema(responses=HealthSerializer, auth=[])
     def get(self, request: Request) -> Response:
         Worker.objects.exists()
-        version = settings.SPECTACULAR_SETTINGS["VERSION"]
-        return Response(HealthSerializer({"status": "ok", "version": version, "time": timezone.now()}).data)
+        return Response(HealthSerializer({"status": "ok", "version": server_version(), "time": timezone.now()}).data)
 
 
 class RegisterSerializer(serializers.Serializer[Any]):
@@ -222,7 +236,7 @@ class RegisterView(AgentView):
     def post(self, request: Request) -> Response:
         said = checked(RegisterSerializer(data=request.data))
         held, protocol = said.pop("held"), said.pop("protocol")
-        if protocol < PROTOCOL:
+        if protocol < versions.OLDEST_PROTOCOL:
             raise registry.OutdatedAgent
         worker = self.worker(request)
         accounted_for = [(pair["id"], pair["attempt"]) for pair in held]
@@ -245,8 +259,8 @@ class RegisterView(AgentView):
                 "execution_api_url": ours.execution_api_url,
                 "log_chunk_bytes": ours.log_chunk_bytes,
                 "log_cap_bytes": ours.log_cap_bytes,
-                "server_version": settings.SPECTACULAR_SETTINGS["VERSION"],
-                **orders(worker, held=held),
+                "server_version": server_version(),
+                **orders(worker, held=held, protocol=protocol),
             }
         )
 
@@ -274,6 +288,10 @@ class HeartbeatSerializer(serializers.Serializer[Any]):
     sysinfo = SystemFigures(allow_null=True, help_text="null: unchanged.")
     held = PairSerializer(many=True)
     log_troubles = LogTroubleSerializer(many=True, required=False, help_text="What has changed of it.")
+    airflow_version = serializers.CharField(
+        required=False, allow_blank=True, max_length=LONGEST_VERSION, help_text="It may be upgraded under the agent."
+    )
+    protocol = serializers.IntegerField(required=False)
 
 
 class HeartbeatView(AgentView):
@@ -290,12 +308,13 @@ class HeartbeatView(AgentView):
             queues=said["queues"],
             concurrency=said["concurrency"],
             sysinfo=said["sysinfo"],
+            airflow_version=said.get("airflow_version", ""),
         )
         logs.note_troubles(
             worker_id=worker.pk,
             troubles=[(one["id"], one["attempt"], one["trouble"]) for one in said.get("log_troubles", [])],
         )
-        return Response(orders(worker, held=said["held"]))
+        return Response(orders(worker, held=said["held"], protocol=said.get("protocol")))
 
 
 class ClaimSerializer(serializers.Serializer[Any]):
@@ -334,6 +353,8 @@ class ClaimView(AgentView):
         worker = self.worker(request)
         wait = min(said["wait"], settings.EDGECONTROL.claim_wait_seconds)
         deadline = time.monotonic() + wait
+        if versions.is_refused(worker.agent_version, server_version()):
+            said["free_slots"] = 0  # whether it has heard of it or not; its poll still brings it orders
         look = {"worker": worker, **{name: said[name] for name in ("claim_id", "free_slots", "revision")}}
         assert self.parking is not None  # noqa: S101 - urls.py passes it
         with self.parking.poll(worker=worker, free_slots=said["free_slots"]) as poll:

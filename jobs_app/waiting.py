@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection
 from django.db.models import F
 from django.db.models.fields.json import KT
@@ -20,6 +21,7 @@ from django.db.models.functions import Now
 
 from jobs_app.models import Job, Queue
 from jobs_app.states import JobState
+from workers_app import versions
 from workers_app.models import Worker
 from workers_app.states import GONE, Shown
 
@@ -197,6 +199,7 @@ def _hosts(*, held: Mapping[int, int]) -> list[Host]:
         "queues_override",
         "concurrency",
         "concurrency_override",
+        "agent_version",
     )
     workers = Worker.objects.only(*columns).annotate(not_working=KT("sysinfo__not_working"))
     return [
@@ -207,10 +210,16 @@ def _hosts(*, held: Mapping[int, int]) -> list[Host]:
             slots=worker.effective_concurrency,
             held=held.get(worker.pk, 0),
             state=Shown(worker.state),
-            not_working=worker.not_working or "",
+            not_working=worker.not_working or _refusal(worker.agent_version),
         )
         for worker in workers.order_by(F("last_heartbeat").desc(nulls_last=True), "name")
     ]
+
+
+def _refusal(agent_version: str) -> str:
+    """Why an agent of this version gets no jobs; empty when it does."""
+    told = versions.judge(agent_version, server_version=str(settings.SPECTACULAR_SETTINGS["VERSION"]))
+    return told.text if told.verdict is versions.Verdict.REFUSED else ""
 
 
 def _rules(names: Collection[str], *, held: Mapping[str, int]) -> dict[str, Rules]:

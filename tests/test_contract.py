@@ -17,6 +17,7 @@ from drf_spectacular.generators import SchemaGenerator
 import agent
 import edgecontrol
 from agent.client import ORDERS, REGISTERED
+from agent.orders import Orders
 from airflow_bridge import config as bridge_config
 from airflow_bridge import states as bridge_states
 from airflow_bridge import store
@@ -24,6 +25,7 @@ from edgecontrol.environment import Environment
 from jobs_app import agent_api, states
 from jobs_app.models import Job, LogChunk, Queue
 from jobs_app.notices import JOBS_CHANNEL
+from workers_app import versions
 from workers_app.models import Worker
 from workers_app.notices import WORKER_CHANNEL
 
@@ -76,7 +78,16 @@ def test_one_patience_has_one_default() -> None:
 
 
 def test_the_agent_speaks_the_protocol_that_the_control_plane_asks_for() -> None:
-    assert agent.PROTOCOL >= agent_api.PROTOCOL
+    assert agent.PROTOCOL == versions.PROTOCOL >= versions.OLDEST_PROTOCOL
+
+
+def test_the_agent_obeys_the_verdicts_that_the_control_plane_gives() -> None:
+    obeyed = {}
+    for verdict in versions.Verdict:
+        orders = Orders(concurrency=1)
+        orders.apply({"version": dataclasses.asdict(versions.Judgement(verdict, "why"))})
+        obeyed[verdict.value] = (orders.verdict, orders.draining)
+    assert obeyed == {"ok": ("ok", False), "outdated": ("outdated", False), "refused": ("refused", True)}
 
 
 def test_an_answer_has_all_by_which_the_agent_knows_a_control_plane() -> None:

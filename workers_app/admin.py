@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.views import ChangeList
 
-from workers_app import admin_filters, admin_words, operations, versions
+from workers_app import admin_filters, admin_words, operations
 from workers_app.admin_changes import ChangeAdmin
 from workers_app.admin_connect import EnrolmentTokenAdmin
 from workers_app.admin_lists import RemembersList
@@ -39,13 +39,11 @@ class WorkerList(ChangeList):  # type: ignore[misc]
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         workers: list[Any] = list(self.result_list)  # type: ignore[has-type]
-        outdated = set(versions.outdated_versions(admin_filters.server_version())) if workers else set()
         held = {pk: (jobs, slots) for pk, jobs, slots in held_by(worker.pk for worker in workers)} if workers else {}
         see_jobs = request.user.has_perm("jobs_app.view_job")
         for worker in workers:
             worker.see_jobs = see_jobs
             worker.jobs_now, worker.slots_used = held.get(worker.pk, (0, 0))
-            worker.outdated = worker.agent_version in outdated
         self.result_list = workers
 
 
@@ -145,7 +143,7 @@ class WorkerAdmin(RemembersList, WorkerPage, OperationsAdmin):
 
     @admin.display(description="agent · Airflow", ordering="agent_version")
     def release(self, worker: Any) -> SafeString:
-        return admin_words.release(worker, outdated=worker.outdated)
+        return admin_words.release(worker, server_version=admin_filters.server_version())
 
     @admin.display(description="heartbeat", ordering="last_heartbeat")
     def heard(self, worker: Worker) -> SafeString:

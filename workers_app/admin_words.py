@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString, mark_safe
 from workers_app.models import Change, Worker
 from workers_app.operations import Operation
 from workers_app.states import Requested, Shown
+from workers_app.versions import Verdict, judge
 
 #: What each state means, for people who see it for the first time.
 MEANINGS: dict[str, str] = {
@@ -31,7 +32,11 @@ MEANINGS: dict[str, str] = {
 }
 
 NEVER_CALLED = "No agent has called for it yet: enrol the machine and start its agent."
-OUTDATED = "Older than the control plane: upgrade it."
+#: What an agent's version is marked with: the colour, and the words for those who point at it.
+VERSION_MARKS: dict[str, tuple[str, str]] = {
+    Verdict.OUTDATED: ("warn", "Older than the control plane: upgrade it."),
+    Verdict.REFUSED: ("bad", "Too old for the control plane: it gets no more jobs, and ends. Install a newer agent."),
+}
 NOTHING = mark_safe('<span class="ec-none">-</span>')
 
 
@@ -157,11 +162,13 @@ def meters(sysinfo: Any) -> SafeString:
     return format_html('<span class="ec-meters">{}</span>', bars) if bars else bars
 
 
-def release(worker: Worker, *, outdated: bool) -> SafeString:
+def release(worker: Worker, *, server_version: str) -> SafeString:
     """The agent's version and Airflow's, marked when the agent is behind the control plane."""
     if not worker.agent_version:
         return NOTHING
-    mark = format_html('<span class="ec-mark ec-mark--warn" title="{}">outdated</span>', OUTDATED) if outdated else ""
+    verdict = judge(worker.agent_version, server_version=server_version).verdict
+    tone, words = VERSION_MARKS.get(verdict, ("", ""))
+    mark = format_html('<span class="ec-mark ec-mark--{}" title="{}">{}</span>', tone, words, verdict) if tone else ""
     return format_html(
         '<span class="ec-stack"><span class="ec-nowrap">{} {}</span><small class="ec-sub">{}</small></span>',
         worker.agent_version,

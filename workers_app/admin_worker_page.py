@@ -18,7 +18,7 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from workers_app import admin_filters, admin_words, enrolment, operations, versions
+from workers_app import admin_filters, admin_words, enrolment, operations
 from workers_app.admin_changes import rows_of
 from workers_app.admin_operations import OperationsAdmin
 from workers_app.models import Change, Sample, Worker, WorkerToken
@@ -229,7 +229,6 @@ def _usable(token: WorkerToken) -> bool:
 
 
 def _facts(worker: Worker) -> list[tuple[str, SafeString | str]]:
-    outdated = versions.is_outdated(worker.agent_version, admin_filters.server_version())
     override = worker.queues_override is not None
     slots = f"{worker.effective_concurrency}"
     if worker.concurrency_override is not None:
@@ -237,7 +236,7 @@ def _facts(worker: Worker) -> list[tuple[str, SafeString | str]]:
     return [
         ("Name", worker.name),
         ("Team", worker.team_name or admin_words.NOTHING),
-        ("Agent · Airflow", admin_words.release(worker, outdated=outdated)),
+        ("Agent · Airflow", admin_words.release(worker, server_version=admin_filters.server_version())),
         ("Serves", format_html('<span class="ec-tags">{}</span>', admin_words.queues(worker.effective_queues))),
         ("Queues set by an operator", admin_words.queues(worker.queues_override) if override else admin_words.NOTHING),
         ("Queues the agent asks for", _asked(worker.queues)),

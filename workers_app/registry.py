@@ -150,6 +150,7 @@ def heartbeat(
     queues: list[str] | None,
     concurrency: int,
     sysinfo: dict[str, Any] | None,
+    airflow_version: str = "",
 ) -> None:
     """Renew the lease of all that this worker holds, and store what it says. Updates `worker` in place.
 
@@ -158,6 +159,8 @@ def heartbeat(
     changes: dict[str, Any] = {"jobs_active": jobs_active, "queues": queues, "concurrency": concurrency}
     if sysinfo is not None and sysinfo != worker.sysinfo:
         changes["sysinfo"] = sysinfo
+    if airflow_version and airflow_version != worker.airflow_version:
+        changes["airflow_version"] = airflow_version
     before = worker.reported
     touch(worker=worker, reported=reported, changes=changes)
     if reported in LEAVING and reported != before:

@@ -78,6 +78,8 @@ class ControlPlane:
         self.concurrency: int | None = None
         self.enforce_concurrency = True
         self.gone: list[dict[str, Any]] = []
+        #: What is made of the agent's version; None as an older control plane, which says nothing of it.
+        self.version: dict[str, str] | None = None
         self.token = TOKEN
         self.invitations: dict[str, Invitation] = {}
         #: When the jobs of a shutdown have to be gone, by the monotonic clock.
@@ -178,6 +180,7 @@ class ControlPlane:
             "revision": self.revision,
             "gone": gone,
             "deadline_seconds": self._deadline_seconds(),
+            **({} if self.version is None else {"version": self.version}),
         }
 
     def _deadline_seconds(self) -> float | None:
