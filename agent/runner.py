@@ -19,6 +19,7 @@ import io
 import json
 import os
 import random
+import re
 import select
 import selectors
 import signal
@@ -50,6 +51,16 @@ FAILED_OUTCOMES = frozenset({"failed", "up_for_retry", "removed", "upstream_fail
 UNWANTED = frozenset({404, 409, 410})
 #: What gateways and overloaded servers answer: the call may be repeated for the whole patience.
 OUTAGE = frozenset({408, 425, 429, 502, 503, 504})
+#: What may be imported before a fork because a task needed it: Airflow's own packages, its providers among them.
+LEARNED = re.compile(r"airflow(\.[A-Za-z_]\w*)+")
+#: How many modules are learned, and how much is read of what a job says of its imports.
+LEARNED_LIMIT, LEARNED_BYTES = 2000, 256 * 1024
+#: How long the imports of one rehearsal may take together.
+REHEARSAL_SECONDS = 60.0
+#: Not to be shared by forks, whoever imports them: all would draw the same numbers, or miss the threads behind them.
+NOT_SHARED = ("numpy.random", "torch", "tensorflow", "jax", "grpc")
+#: What a task has written is read in less time than this; after that its sockets are held by what it left behind.
+LEFTOVER_SECONDS = 0.2
 #: Local faults that pass: the start is given back instead of burning one of Airflow's retries.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
@@ -369,7 +380,7 @@ def airflow_client(*, server: str, token: str, delivery: Delivery) -> Any:
     return DeliveringClient(base_url=server, token=token)
 
 
-def set_up_airflow(*, directory: Path, hostname: str) -> None:
+def set_up_airflow(*, directory: Path, hostname: str, before: frozenset[str]) -> None:
     """Adjust the imported Airflow to this job: where its log goes, its host name, and who decides about patience."""
     from airflow.sdk import log as sdk_log
     from airflow.sdk.api import client
@@ -384,6 +395,7 @@ def set_up_airflow(*, directory: Path, hostname: str) -> None:
     if hasattr(os, "pidfd_open"):
         notice_exits(supervisor)
     survive_full_disks(supervisor)
+    note_imports_of_task(task_runner, directory, before=before)
     processors = sdk_log.logging_processors
     # Cached like the original, since Airflow clears that cache.
     sdk_log.logging_processors = functools.cache(lambda *args, **options: in_order(processors(*args, **options)))
@@ -458,21 +470,57 @@ def notice_exits(supervisor: Any) -> None:
     """Let the SDK's supervisor notice at once that its task has ended.
 
     It waits on the task's sockets alone; when these close before the process has ended, it sleeps up to `[workers]
-    min_heartbeat_interval` (5 s) while the slot stays taken (Airflow 3.3.2).
+    min_heartbeat_interval` (5 s) while the slot stays taken, and for a minute when a process that the task has left
+    behind holds them open (Airflow 3.3.2).
     """
     watched = getattr(supervisor, "WatchedSubprocess", None)
     if watched is None or hasattr(watched, "notices_exits"):
         return
     watched.notices_exits = True
-    register = watched._register_pipe_readers
+    register, serve = watched._register_pipe_readers, watched._service_subprocess
 
     def register_and_watch(self: Any, *sockets: Any, **options: Any) -> None:
         register(self, *sockets, **options)
-        end = Exit(self.pid)
-        # The loop calls the handler, then, since nothing more is to be read, `on_close` and `close`.
-        self.selector.register(end, selectors.EVENT_READ, (lambda _: False, self.selector.unregister))
+        with contextlib.suppress(OSError):  # a kernel without it
+            end = Exit(self.pid)
+            # The loop calls the handler, then, since nothing more is to be read, `on_close` and `close`.
+            self.selector.register(end, selectors.EVENT_READ, (lambda _: False, self.selector.unregister))
 
-    watched._register_pipe_readers = register_and_watch
+    def serve_and_let_go(self: Any, max_wait_time: float, **options: Any) -> Any:
+        if self._exit_code is None or not self._open_sockets:
+            return serve(self, max_wait_time, **options)
+        if self.selector.select(LEFTOVER_SECONDS):
+            return serve(self, 0.0, **options)
+        self._cleanup_open_sockets()  # the loop has nothing to wait for then
+        return self._exit_code
+
+    watched._register_pipe_readers, watched._service_subprocess = register_and_watch, serve_and_let_go
+
+
+def note_imports(directory: Path, *, before: frozenset[str]) -> None:
+    """Write down which of Airflow's modules this process has imported since `before`, for the jobs that follow."""
+    names = [name for name in list(sys.modules) if name not in before and LEARNED.fullmatch(name)]
+    if not names:
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(directory / "imported", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write("".join(f"{name}\n" for name in names))
+
+
+def note_imports_of_task(task_runner: Any, directory: Path, *, before: frozenset[str]) -> None:
+    """Have the task's own process, which the SDK forks once more, write down its imports when it ends."""
+    main = getattr(task_runner, "main", None)
+    if main is None:
+        return
+
+    def main_and_note() -> None:
+        try:
+            main()
+        finally:
+            note_imports(directory, before=before)
+
+    task_runner.main = main_and_note
 
 
 def run_workload(*, workload: dict[str, Any], client: Any) -> int:
@@ -549,9 +597,11 @@ def supervise(directory: Path) -> int:
         import httpx
 
         delivery.network_errors = (httpx.RequestError,)
-        set_up_airflow(directory=directory, hostname=job["hostname"])
+        before = frozenset(sys.modules)
+        set_up_airflow(directory=directory, hostname=job["hostname"], before=before)
         client = airflow_client(server=job["execution_api_url"], token=workload["token"], delivery=delivery)
         exit_code = run_workload(workload=workload, client=client)
+        note_imports(directory, before=before)
         if job["kind"] != "ExecuteTask" and exit_code == 0:
             delivery.accepted = "success"  # these have no final state at Airflow; the executor tells it
     except BaseException as error:
@@ -590,6 +640,126 @@ def airflow_version() -> str:
     return ""
 
 
+class Lessons:
+    """What finished jobs had to import after their fork, imported before the next one where that is harmless.
+
+    Every module is tried in a process of its own first: one that fails, hangs, starts a thread, keeps a file open or
+    brings what forks must not share is forgotten. No module is tried twice.
+    """
+
+    def __init__(self, *, leave_server: Callable[[], None]) -> None:
+        self.leave_server = leave_server  # called in the process of a rehearsal, which must hold nothing of the server
+        self.known: set[str] = set()
+        self.untried: list[str] = []
+        self.harmless: list[str] = []
+        #: The process in which modules are tried, until it is reaped; and the pipe through which it tells of them.
+        self.rehearsal = 0
+        self.told = -1
+        self.deadline = 0.0
+        self._heard = b""
+        self._unsettled = False
+
+    def read(self, directory: Path) -> None:
+        """Take the names that the processes of a job have left in its directory."""
+        try:
+            with (directory / "imported").open("rb") as file:
+                names = file.read(LEARNED_BYTES).decode("ascii", "replace").splitlines()
+        except OSError:
+            return
+        for name in names:
+            if LEARNED.fullmatch(name) and name not in self.known and len(self.known) < LEARNED_LIMIT:
+                self.known.add(name)
+                self.untried.append(name)
+
+    def wait_seconds(self, most: float) -> float:
+        """How long the server may wait for something else."""
+        if self.told >= 0:
+            return max(0.0, min(most, self.deadline - time.monotonic()))
+        return 0.0 if self.harmless or self._unsettled or self.untried else most
+
+    def step(self) -> None:
+        """Do one thing that takes a moment; the server calls this when nothing else is to be done."""
+        if self.told >= 0:
+            if time.monotonic() >= self.deadline:
+                self._conclude()
+        elif self.harmless:
+            self._import(self.harmless.pop(0))
+        elif self._unsettled:
+            self._unsettled = False
+            settle_memory()
+        elif self.untried:
+            self._rehearse()
+
+    def hear(self) -> None:
+        """Read what the rehearsal tells."""
+        data = os.read(self.told, 65536)
+        self._heard += data
+        if not data:
+            self._conclude()
+
+    def _rehearse(self) -> None:
+        self.told, tell = os.pipe()
+        self._heard, self.deadline = b"", time.monotonic() + REHEARSAL_SECONDS
+        try:
+            pid = os.fork()
+        except OSError:
+            self.untried = []  # there are worse worries
+            pid = -1
+        if pid == 0:
+            try:
+                self.leave_server()
+                rehearse(self.untried, tell)
+            finally:
+                os._exit(0)
+        self.rehearsal = max(pid, 0)
+        os.close(tell)  # if that was the last handle, the rehearsal is over before it began
+
+    def _conclude(self) -> None:
+        """Keep what was harmless and drop what was not; the rest is tried again without it."""
+        if self.rehearsal:
+            os.kill(self.rehearsal, signal.SIGKILL)
+        os.close(self.told)
+        self.told = -1
+        verdicts = dict(line.split(" ", 1) for line in self._heard.decode().split("\n")[:-1])
+        for name, verdict in verdicts.items():
+            if verdict != "harmless":
+                why = "its import does not end, or ends the process" if verdict == "begun" else verdict
+                print(f"{name} is not imported before the fork: {why}", flush=True)  # noqa: T201
+        self.harmless = [name for name in self.untried if verdicts.get(name) == "harmless"]
+        self.untried = [name for name in self.untried if name not in verdicts]
+
+    def _import(self, name: str) -> None:
+        before = threads()
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            print(f"importing {name} failed: {describe(error)}", flush=True)  # noqa: T201
+        self._unsettled = True
+        if threads() > before:
+            print(f"warning: {name} has started a thread; a fork may hang", flush=True)  # noqa: T201
+
+
+def rehearse(names: list[str], tell: int) -> None:
+    """Import these modules and tell of each whether that was harmless; the first that leaves something is the last."""
+    for name in names:
+        os.write(tell, f"{name} begun\n".encode())
+        before = threads(), open_files(), {shared for shared in NOT_SHARED if shared in sys.modules}
+        verdict = "harmless"
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            verdict = describe(error) or type(error).__name__
+        if threads() > before[0]:
+            verdict = "it starts a thread"
+        elif open_files() > before[1]:
+            verdict = "it keeps a file open"
+        elif brought := [shared for shared in NOT_SHARED if shared in sys.modules and shared not in before[2]]:
+            verdict = f"it brings {brought[0]}"
+        os.write(tell, f"{name} {verdict}\n".encode())
+        if verdict.startswith("it "):
+            return
+
+
 class ForkServer:
     """Forks a process per job at the agent's word and tells it which have ended. Lines of JSON over a Unix socket."""
 
@@ -599,7 +769,8 @@ class ForkServer:
         self.inode = path.stat().st_ino
         self.idle_seconds = idle_seconds
         self.agents: dict[socket.socket, bytes] = {}
-        self.children: dict[int, str] = {}
+        self.children: dict[int, Path] = {}
+        self.lessons = Lessons(leave_server=self._leave)
         self.ready = False
         self.error = ""
         self.draining = False
@@ -612,8 +783,7 @@ class ForkServer:
         """Import Airflow once. A failure is told to the agents: this interpreter cannot run anything."""
         try:
             preload()
-            gc.collect()
-            gc.freeze()
+            settle_memory()
             self.ready = True
         except BaseException as error:
             traceback.print_exc()
@@ -631,8 +801,10 @@ class ForkServer:
         return self.draining or idle or bool(self.error and not self.agents)
 
     def step(self, *, timeout: float) -> None:
-        """Handle what arrives within the timeout: agents, their orders, and ended children."""
-        readable, _, _ = select.select([self.listener, self.woken, *self.agents], [], [], timeout)
+        """Handle what arrives within the timeout: agents, their orders, and ended children; learn when nothing does."""
+        told: list[Any] = [self.lessons.told] if self.lessons.told >= 0 else []
+        wait = timeout if self.draining else self.lessons.wait_seconds(timeout)
+        readable, _, _ = select.select([self.listener, self.woken, *told, *self.agents], [], [], wait)
         if self.woken in readable:
             with contextlib.suppress(BlockingIOError):
                 self.woken.recv(4096)
@@ -645,6 +817,10 @@ class ForkServer:
             agent.setblocking(False)
             self.agents[agent] = b""
             self._say(agent, self._state())
+        if self.lessons.told in readable:
+            self.lessons.hear()
+        elif not readable and not self.draining:
+            self.lessons.step()
         if self.agents or self.children:
             self.quiet_since = time.monotonic()
 
@@ -662,7 +838,7 @@ class ForkServer:
             "airflow_version": airflow_version(),
             "ready": self.ready,
             "error": self.error,
-            "jobs": {name: pid for pid, name in self.children.items()},
+            "jobs": {directory.name: pid for pid, directory in self.children.items()},
         }
 
     def _read(self, agent: socket.socket) -> None:
@@ -701,17 +877,13 @@ class ForkServer:
             return
         if pid == 0:
             self._become(directory)
-        self.children[pid] = directory.name
+        self.children[pid] = directory
         self._say(agent, {"event": "started", "job": directory.name, "pid": pid})
 
     def _become(self, directory: Path) -> NoReturn:
         """The forked child: leave everything of the server behind, run the job, exit."""
         try:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            for end in (self.listener, self.woken, self.waker, *self.agents):
-                end.close()
+            self._leave()
             enter(directory)
             supervise(directory)
         except BaseException:
@@ -722,17 +894,31 @@ class ForkServer:
                 sys.stderr.flush()
             os._exit(0)
 
+    def _leave(self) -> None:
+        """In a forked child: keep nothing that is the server's."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        for end in (self.listener, self.woken, self.waker, *self.agents):
+            end.close()
+        if self.lessons.told >= 0:
+            os.close(self.lessons.told)
+
     def _reap(self) -> None:
-        while self.children:
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            name = self.children.pop(pid, None)
-            if name is not None:
-                ended = {"event": "ended", "job": name, "pid": pid, "status": os.waitstatus_to_exitcode(status)}
+            if pid == self.lessons.rehearsal:
+                self.lessons.rehearsal = 0
+            directory = self.children.pop(pid, None)
+            if directory is not None:
+                self.lessons.read(directory)  # before the agent hears of the end and removes the directory
+                code = os.waitstatus_to_exitcode(status)
+                ended = {"event": "ended", "job": directory.name, "pid": pid, "status": code}
                 for agent in list(self.agents):
                     self._say(agent, ended)
 
@@ -767,6 +953,20 @@ def threads() -> int:
         return len(list(Path("/proc/self/task").iterdir()))
     except OSError:
         return 1
+
+
+def open_files() -> int:
+    """How many files, sockets and pipes this process has open, where the system tells."""
+    try:
+        return len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        return 0
+
+
+def settle_memory() -> None:
+    """Let garbage collections in forks leave alone all that is there now, so that its pages stay shared."""
+    gc.collect()
+    gc.freeze()
 
 
 def listen(path: Path) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from airflow.sdk.api import client as api_client
+from airflow.sdk.execution_time import task_runner
 
 MAX_FAILED_HEARTBEATS = 3
 HEARTBEAT_SECONDS = 0.3
@@ -37,12 +39,14 @@ def supervise_task(*, ti: dict[str, Any], client: Any, log_path: str, **rest: An
         os.close(go)
         if os.read(ready, 1) == b"":
             os._exit(1)
+        task_runner.work = lambda: run_task(task, path)
         try:
-            code = run_task(task, path)
+            task_runner.main()
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
         except BaseException:
             traceback.print_exc()
-            os._exit(1)
-        os._exit(code)
+        os._exit(1)
     who = json.dumps({"hostname": api_client.get_hostname(), "pid": pid}).encode()
     try:
         client.request("PATCH", f"task-instances/{ti['id']}/run", content=who)
@@ -79,7 +83,11 @@ def run_task(task: dict[str, Any], path: Path) -> int:
     with path.open("ab", buffering=0) as log:
         keep(path)
         names = [name for name in os.environ if name.startswith(("EDGE", "AIRFLOW"))]
-        witness("start", task, env=names)
+        there = [name for name in task.get("imports", []) if name in sys.modules]
+        witness("start", task, env=names, there=there)
+        for name in task.get("imports", []):
+            with suppress(Exception):
+                importlib.import_module(name)
         if task.get("child"):
             child = subprocess.Popen(["sleep", "600"], start_new_session=True)
             _log_to_target(log, json.dumps({"child": child.pid}).encode() + b"\n")
