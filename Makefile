@@ -8,7 +8,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-unit test-demo test-browser test-faults faults accept lint format lock bench clean
+.PHONY: help demo serve agent test test-unit test-demo test-browser test-faults faults accept lint format lock bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: $(READY) ## a real DAG on real Airflow through the control plane to a real
 
 serve: $(READY) ## the control plane alone, on the embedded PostgreSQL unless EDGECONTROL_DATABASE_URL is set
 	@$(BIN)/python manage.py serve
+
+agent: $(READY) ## edge-agent.pyz, the agent in one file, which the control plane then offers for download
+	@$(BIN)/python -m deploy.agent_file
 
 test: $(READY) ## all tests but those marked slow
 	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)

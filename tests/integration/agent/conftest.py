@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,15 @@ class Agent:
     Without a URL it is started as on an enrolled machine: it has to know everything by itself.
     """
 
-    def __init__(self, *, folder: Path, url: str | None, flags: list[str], environ: dict[str, str]) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        url: str | None,
+        flags: list[str],
+        environ: dict[str, str],
+        program: Sequence[str | Path] = AGENT,
+    ) -> None:
         self.folder = folder
         self.state_dir = folder / "state" if url is not None else default_state_dir(folder)
         self.witness_file = folder / "witness"
@@ -48,8 +56,8 @@ class Agent:
             known = {"EDGE_AGENT_TOKEN": TOKEN}
         with self.stderr_file.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*AGENT, "run", *flags],
-                cwd=ROOT,
+                [*program, "run", *flags],
+                cwd=ROOT if program is AGENT else folder,
                 stderr=stderr,
                 env={
                     **inherited_environment(),
@@ -127,9 +135,15 @@ def start_agent(tmp_path: Path, plane: ControlPlane) -> Iterator[Callable[..., A
     """Start an agent at the test's control plane; calling it again restarts it on the same state directory."""
     agents = []
 
-    def start(*flags: str, url: str | None = None, enrolled: bool = False, **environ: str) -> Agent:
+    def start(
+        *flags: str,
+        url: str | None = None,
+        enrolled: bool = False,
+        program: Sequence[str | Path] = AGENT,
+        **environ: str,
+    ) -> Agent:
         address = None if enrolled else plane.url if url is None else url
-        agent = Agent(folder=tmp_path, url=address, flags=list(flags), environ=environ)
+        agent = Agent(folder=tmp_path, url=address, flags=list(flags), environ=environ, program=program)
         agents.append(agent)
         return agent
 
