@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from typing import Any
 
 from agent import config
-from agent.commands.texts import STATE_DIR_HELP, URL_HELP
+from agent.commands.texts import STATE_DIR_HELP, URL_HELP, add_certificate_flags
+from agent.errors import AgentError
 from agent.log_lines import set_up_logging
 
 SUMMARY = "register this machine and run jobs until told to stop"
@@ -50,9 +52,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flag("--task-user", metavar="USER", help="the system user that tasks run as (default: the agent's own)")
     flag("--on-term", metavar="WHAT", help="what SIGTERM does: 'drain' (default) or 'leave'")
     flag("--kill-grace-seconds", metavar="S", help="between SIGTERM and SIGKILL of a job (default: 15)")
-    flag("--ca-bundle", metavar="FILE", help="trust the certificates in this file instead of the usual ones")
-    flag("--client-certificate", metavar="FILE", help="show this certificate to a gateway that asks for one")
-    flag("--client-key", metavar="FILE", help="its key (default: in the same file)")
+    add_certificate_flags(parser)
     flag("--http-port", metavar="PORT", help="serve /health, /status.json and /metrics on loopback (default: 0, off)")
     flag("--extended-sysinfo", metavar="MODULE:FUNCTION", help="a function that tells more about this machine")
     flag("--min-free-disk", metavar="ROOM", help="with less than this, such as 5%% or 2GB, rest (default: do not look)")
@@ -62,9 +62,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flag("--config", metavar="FILE", help="TOML file with these settings")
 
 
-def run(flags: dict[str, Any]) -> None:
+def run(flags: dict[str, Any]) -> int:
     from agent.worker import Worker
 
     settings = config.load(flags=flags, environ=os.environ)
-    set_up_logging(settings.log_level)
-    Worker(config=settings, environ=os.environ).run()
+    set_up_logging(settings.log_level, log_format=settings.log_format)
+    try:
+        Worker(config=settings, environ=os.environ).run()
+    except AgentError as error:
+        if settings.log_format != "json":
+            raise
+        logging.getLogger("agent").critical("%s", error, extra={"exit_code": error.exit_code})
+        return error.exit_code
+    return 0
