@@ -20,10 +20,12 @@ from typing import Any, Protocol
 from agent import __version__
 from agent.errors import BadStateDir, NoAirflow
 from agent.jobs import write
+from agent.packages import Packages
 
 log = logging.getLogger("agent.runner")
 
 ANSWER_SECONDS = 20.0
+CONNECT_SECONDS = 5.0
 SOURCE = resources.files("agent").joinpath("runner.py")
 #: A socket's name may have 107 bytes on Linux and 103 on macOS.
 SOCKET_NAME_LIMIT = 100
@@ -67,10 +69,11 @@ def no_airflow(task_python: str, why: str) -> NoAirflow:
 
 
 class ForkRunner:
-    """One fork server per generation: same agent version, same interpreter, same source, same import-time settings.
+    """One fork server per generation: same agent, interpreter, installed packages, source and import-time settings.
 
     It outlives the agent. A restarted agent of the same generation finds it at its socket; one of another generation
-    tells it to drain and starts its own.
+    tells it to drain and starts its own, as a running agent does when the packages change. Until a draining runner
+    has ended, it still tells of the jobs that end.
     """
 
     def __init__(self, *, task_python: str, state_dir: Path, environ: Mapping[str, str]) -> None:
@@ -81,10 +84,12 @@ class ForkRunner:
         self._environ = task_environment(environ)
         self._folder = state_dir / "runner"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._generation = self._name_generation()
-        self._path = self._folder / f"{self._generation}.sock"
+        self._packages = Packages(python=task_python, environ=self._environ)
+        self._generation = ""
         self._socket: socket.socket | None = None
         self._partial = b""
+        #: Draining runners, with the part of a line that each has said.
+        self._former: dict[socket.socket, bytes] = {}
         self._ready = False
         self._sending = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,6 +104,7 @@ class ForkRunner:
 
     def connect(self) -> None:
         """Reach this generation's runner, starting it when there is none. Raises NoAirflow or RunnerAway."""
+        self._generation = self._name_generation()
         self._drain_others()
         connection = connect_to(self._path) or self._spawn()
         connection.setblocking(False)
@@ -121,18 +127,23 @@ class ForkRunner:
             time.sleep(timeout)
             return []
         try:
-            if not select.select([connection], [], [], timeout)[0]:
-                return []
-            data = connection.recv(65536)
+            readable = select.select([connection, *self._former], [], [], timeout)[0]
+            data = connection.recv(65536) if connection in readable else None
         except BlockingIOError:
             return []
         except (OSError, ValueError):
-            data = b""
-        if not data:
+            readable, data = [], b""
+        messages = [message for former in readable if former in self._former for message in self._ends_at(former)]
+        if data == b"":
             self._lose()
-            return []
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        messages = [json.loads(line) for line in lines]
+        elif data:
+            *lines, self._partial = (self._partial + data).split(b"\n")
+            messages += [json.loads(line) for line in lines]
+        if self.ready and self._packages.changed():
+            log.info(
+                "the packages of %s have changed: its runner ends with its last task, another one starts", self._python
+            )
+            self._lose()
         for message in messages:
             if message["event"] == "state":
                 self._take_state(message)
@@ -144,6 +155,21 @@ class ForkRunner:
             with contextlib.suppress(RunnerAway):
                 self._send({"op": "drain"})
         self._lose()
+
+    def _ends_at(self, former: socket.socket) -> list[dict[str, Any]]:
+        """Which jobs have ended at a runner that drains."""
+        try:
+            data = former.recv(65536)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            del self._former[former]
+            former.close()
+            return []
+        *lines, self._former[former] = (self._former[former] + data).split(b"\n")
+        return [message for message in map(json.loads, lines) if message["event"] == "ended"]
 
     def _take_state(self, state: dict[str, Any]) -> None:
         self.pid = state["pid"]
@@ -207,11 +233,15 @@ class ForkRunner:
         raise RunnerAway(f"the task runner does not listen; see {self._log_file}")
 
     @property
+    def _path(self) -> Path:
+        return self._folder / f"{self._generation}.sock"
+
+    @property
     def _log_file(self) -> Path:
         return self._folder / f"{self._generation}.log"
 
     def _name_generation(self) -> str:
-        facts = [__version__, self._python, SOURCE.read_bytes().decode()]
+        facts = [__version__, self._python, SOURCE.read_bytes().decode(), self._packages.fingerprint()]
         facts += [f"{key}={value}" for key, value in sorted(self._environ.items()) if key.startswith(READ_AT_IMPORT)]
         return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:12]
 
@@ -221,8 +251,10 @@ class ForkRunner:
                 continue
             connection = connect_to(path)
             if connection is not None:
-                with connection, contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):
                     connection.sendall(b'{"op": "drain"}\n')
+                connection.setblocking(False)
+                self._former[connection] = b""
             else:
                 path.unlink(missing_ok=True)
         for leftover in (*self._folder.glob("*.log"), *self._folder.glob("runner-*.py")):
@@ -294,6 +326,7 @@ def make_runner(*, task_start: str, task_python: str, state_dir: Path, environ: 
 def connect_to(path: Path) -> socket.socket | None:
     """A connection to the runner at this socket, or None when nobody listens."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(CONNECT_SECONDS)
     try:
         with short_name(path) as name:
             connection.connect(name)
