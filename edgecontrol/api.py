@@ -23,6 +23,7 @@ from edgecontrol.hub import Busy
 from jobs_app.lifecycle import StaleAttempt
 from jobs_app.logs import LogFull, WrongOffset
 from jobs_app.states import JobState, ReportState
+from workers_app.agent_file import NotBuilt
 from workers_app.auth import BadToken
 from workers_app.enrolment import BadEnrolmentToken, InvalidValidity, InvalidWorkerToken, KeepsItsOwn
 from workers_app.errors import Refusal
@@ -46,6 +47,7 @@ STATUS: dict[type[Refusal], int] = {
     InvalidName: status.HTTP_400_BAD_REQUEST,
     InvalidPattern: status.HTTP_400_BAD_REQUEST,
     KeepsItsOwn: status.HTTP_400_BAD_REQUEST,
+    NotBuilt: status.HTTP_404_NOT_FOUND,
     NameTaken: status.HTTP_409_CONFLICT,
     Skipped: status.HTTP_409_CONFLICT,
     SessionReplaced: status.HTTP_409_CONFLICT,

@@ -48,6 +48,8 @@ class Environment(BaseSettings):
     airflow_url: str = ""
     #: The control plane as edge machines reach it, e.g. https://edge.example.com; empty takes the operator's address.
     public_url: str = ""
+    #: The agent in one file, which machines fetch; empty takes what `make agent` has built.
+    agent_file: str = ""
     #: host:port that gunicorn binds.
     listen: str = "127.0.0.1:8086"
     processes: int = Field(2, ge=1, le=64)

@@ -12,7 +12,8 @@ from edgecontrol.hub import hub
 from jobs_app import agent_api
 from jobs_app.operator_api import JobViewSet, QueueViewSet, WorkerViewSet
 from jobs_app.self_api import MeView
-from workers_app.agent_api import EnrolView
+from workers_app.agent_api import AgentFileSumView, AgentFileView, EnrolView
+from workers_app.agent_file import ADDRESS
 from workers_app.operator_api import ChangeViewSet, EnrolmentTokenViewSet
 
 admin.site.site_header = admin.site.site_title = "EdgeControl"
@@ -44,6 +45,8 @@ session = [path("login", admin.site.login, name="login"), path("logout", admin.s
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
+    path(ADDRESS.removeprefix("/"), AgentFileView.as_view(), name="agent-file"),
+    path(ADDRESS.removeprefix("/") + ".sha256", AgentFileSumView.as_view(), name="agent-file-sum"),
     path("api/v1/edge/", include((edge, "edge"))),
     path("api/v1/fleet/", include((fleet.urls, "fleet"))),
     path("api/v1/session/", include((session, "rest_framework"))),

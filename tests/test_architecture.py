@@ -33,6 +33,7 @@ LAYERS = {
         ["admin_filters", "admin_lists", "admin_operations", "admin_words", "operation_views"],
         ["operations"],
         ["enrolment"],
+        ["agent_file"],
         ["auth", "personal_tokens", "wishes"],
         ["registry"],
         ["api_lists"],

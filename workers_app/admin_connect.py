@@ -22,7 +22,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import RadioFilter
 from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
 
-from workers_app import admin_words, enrolment, operations, registry
+from workers_app import admin_words, agent_file, enrolment, operations, registry
 from workers_app.admin_operations import OperationsAdmin, ParameterField
 from workers_app.audit import Actor
 from workers_app.errors import Refusal
@@ -153,6 +153,8 @@ class EnrolmentTokenAdmin(OperationsAdmin):
             "form": form,
             "minutes": int(enrolment.VALID_FOR.total_seconds() // 60),
             "unused": unused[:20] if request.user.has_perm("workers_app.view_enrolmenttoken") else [],
+            "file": agent_file.look(),
+            "file_name": agent_file.NAME,
         }
         return self._page(request, "workers_app/connect/form.html", context)
 
@@ -164,11 +166,17 @@ class EnrolmentTokenAdmin(OperationsAdmin):
         if made_id == token.pk:
             del request.session[_SHOWN_ONCE]
         url = settings.EDGECONTROL.public_url or request.build_absolute_uri("/").rstrip("/")
+        file = agent_file.look()
+        *fetch, enrol, run = enrolment.commands(url, file=file)
         context = {
             "title": f"Connect {token.name}",
             "token": token,
             "text": text if made_id == token.pk else "",
-            "commands": dict(zip(("install", "enrol", "run"), enrolment.commands(url), strict=True)),
+            "commands": {"fetch": fetch, "enrol": enrol, "run": run},
+            "file": file,
+            "file_name": agent_file.NAME,
+            # The other way to the agent, where there are two.
+            "packaged": enrolment.commands(url, file=None) if file else [],
             "expires_in": admin_words.left(token.expires_at) if token.expires_at else "",
             "queues": admin_words.queues(token.allowed_queues),
             "status_url": reverse("admin:machine_connecting_status", args=[token.pk]),

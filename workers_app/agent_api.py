@@ -1,17 +1,21 @@
-"""The endpoint that a machine calls before it is a worker: enrol. All others compare jobs, and stand in `jobs_app`."""
+"""What a machine calls before it is a worker: fetch the agent, enrol. All others compare jobs: see `jobs_app`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
+from django.http import FileResponse, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.cache import get_conditional_response
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from workers_app import enrolment
+from workers_app import agent_file, enrolment
 from workers_app.audit import client_address
 
 
@@ -45,3 +49,51 @@ class EnrolView(APIView):
         )
         answer = {"name": worker.name, "queues": worker.allowed_queues, "team_name": worker.team_name}
         return Response(EnrolledSerializer(answer).data)
+
+
+class AgentFileView(APIView):
+    """The agent in one file, `edge-agent.pyz`. Open to everybody: it is a published program, and holds no secret."""
+
+    authentication_classes = []
+    permission_classes = [AllowAny]
+
+    def perform_content_negotiation(self, request: Request, force: bool = True) -> Any:
+        """Whatever the caller would rather have, this is what there is."""
+        return super().perform_content_negotiation(request, force=True)
+
+    @extend_schema(
+        operation_id="agent_file",
+        responses={
+            (200, "application/octet-stream"): OpenApiTypes.BINARY,
+            304: OpenApiResponse(description="The caller has it: `If-None-Match` names its SHA-256."),
+        },
+        auth=[],
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        file, facts = agent_file.open_file()
+        answer = FileResponse(
+            file, as_attachment=True, filename=agent_file.NAME, content_type="application/octet-stream"
+        )
+        return unless_known(request, answer, sha256=facts.sha256)
+
+
+class AgentFileSumView(AgentFileView):
+    """The SHA-256 of `edge-agent.pyz`, as `sha256sum --check` reads it. It shows a broken transfer; whether the file is
+    genuine is told by the sum under "Connect a machine", which needs a login."""
+
+    @extend_schema(operation_id="agent_file_sum", responses={(200, "text/plain"): OpenApiTypes.STR, 304: None}, auth=[])
+    def get(self, request: Request) -> HttpResponseBase:
+        file, facts = agent_file.open_file()
+        file.close()
+        answer = HttpResponse(f"{facts.sum_line}\n", content_type="text/plain; charset=utf-8")
+        return unless_known(request, answer, sha256=facts.sha256)
+
+
+def unless_known(request: Request, answer: HttpResponseBase, *, sha256: str) -> HttpResponseBase:
+    """The answer, or 304 for a caller who has this very content. Kept by anybody, and asked for anew each time."""
+    answer["ETag"] = f'"{sha256}"'
+    answer["Cache-Control"] = "public, no-cache"
+    found = get_conditional_response(request._request, etag=answer["ETag"], response=answer)  # type: ignore[arg-type]
+    if found is not answer:
+        answer.close()
+    return found or answer

@@ -14,7 +14,8 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from workers_app import audit, auth, credentials, registry
+from workers_app import agent_file, audit, auth, credentials, registry
+from workers_app.agent_file import AgentFile
 from workers_app.audit import Actor, ActorKind
 from workers_app.errors import Refusal
 from workers_app.models import EnrolmentToken, Worker
@@ -99,13 +100,18 @@ def create(
     return token, minted.text
 
 
-def commands(url: str) -> list[str]:
-    """What is typed on the machine, line by line. The token is not among it: `enrol` asks for it."""
-    return [
-        "pip install 'edgecontrol[agent]' 'apache-airflow>=3.3,<3.4'",
-        f"python -m agent enrol --url {shlex.quote(url)}",
-        "python -m agent run",
-    ]
+def commands(url: str, *, file: AgentFile | None) -> list[str]:
+    """What is typed on the machine, line by line, the last two to enrol and to run.
+
+    With the agent in one file, if there is one, else from the package. The token is not among it: `enrol` asks for it.
+    """
+    if file is None:
+        fetch, agent = ["pip install 'edgecontrol[agent]' 'apache-airflow>=3.3,<3.4'"], "python -m agent"
+    else:
+        address = shlex.quote(url + agent_file.ADDRESS)
+        fetch = [f"curl -fLO {address}", f"echo '{file.sum_line}' | sha256sum --check"]
+        agent = f"python3 {agent_file.NAME}"
+    return [*fetch, f"{agent} enrol --url {shlex.quote(url)}", f"{agent} run"]
 
 
 def revoke(token_ids: Sequence[int], *, by: Actor) -> Outcome:

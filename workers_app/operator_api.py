@@ -18,7 +18,7 @@ from rest_framework import exceptions, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from workers_app import enrolment, operations, selection, versions
+from workers_app import agent_file, enrolment, operations, selection, versions
 from workers_app.api_lists import (
     ConditionFilter,
     Keyset,
@@ -264,7 +264,7 @@ _TOKEN = {
     "revoked_at": None,
     "worker": None,
     "enrolment_token": "ece_5f0c1e7a9b2d_...",
-    "commands": enrolment.commands("https://edge.example.com"),
+    "commands": enrolment.commands("https://edge.example.com", file=None),
 }
 
 
@@ -322,7 +322,7 @@ class EnrolmentTokenViewSet(OperationViewSet):
         made: Any = self.get_queryset().get(pk=token.pk)
         made.enrolment_token = text
         made.commands = enrolment.commands(
-            settings.EDGECONTROL.public_url or request.build_absolute_uri("/").rstrip("/")
+            settings.EDGECONTROL.public_url or request.build_absolute_uri("/").rstrip("/"), file=agent_file.look()
         )
         return Response(
             dict(MadeEnrolmentTokenSerializer(made).data),

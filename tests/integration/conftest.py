@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,21 @@ from rest_framework.test import APIClient
 from tests.integration.people import OPS
 
 BOOT = "boot-1"
+
+
+@pytest.fixture(autouse=True)
+def _no_agent_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether somebody has built edge-agent.pyz here changes nothing for tests; see `agent_file`."""
+    monkeypatch.setattr("workers_app.agent_file.BUILT", Path("no/such/edge-agent.pyz"))
+
+
+@pytest.fixture
+def agent_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _no_agent_file: None) -> Path:
+    """What stands in for edge-agent.pyz."""
+    file = tmp_path / "edge-agent.pyz"
+    file.write_bytes(b"the agent\n" * 1000)
+    monkeypatch.setattr("workers_app.agent_file.BUILT", file)
+    return file
 
 
 @pytest.fixture

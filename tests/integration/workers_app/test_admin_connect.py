@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,10 +54,32 @@ def test_the_form_leads_to_the_exact_commands(ops: Client) -> None:
     assert (token.name, token.allowed_queues, token.team_name) == ("press-7", ["press", "laser"], "north")
     assert (token.created_by, token.replace) == ("ops", False)
     page = text(ops.get(answer["Location"]))
-    for command in enrolment.commands("http://testserver"):
+    for command in enrolment.commands("http://testserver", file=None):
         assert f"<code>{command}</code>" in page
     assert "15 min" in page
     assert enrol(shown_token(page)).name == "press-7"
+
+
+def test_where_the_agent_is_offered_as_one_file_the_commands_fetch_and_check_it(ops: Client, agent_file: Path) -> None:
+    sha256 = hashlib.sha256(agent_file.read_bytes()).hexdigest()
+    form = text(ops.get(reverse("admin:connect_machine")))
+    assert 'href="/agent/edge-agent.pyz"' in form
+    assert f"<code>{sha256}</code>" in form
+    page = text(ops.get(connect(ops)["Location"]))
+    for command in (
+        "curl -fLO http://testserver/agent/edge-agent.pyz",
+        f"echo '{sha256}  edge-agent.pyz' | sha256sum --check",
+        "python3 edge-agent.pyz enrol --url http://testserver",
+        "python3 edge-agent.pyz run",
+        enrolment.commands("http://testserver", file=None)[0],
+    ):
+        assert f"<code>{command}</code>" in page, command
+
+
+def test_where_it_is_not_the_form_says_how_to_offer_it(ops: Client) -> None:
+    form = text(ops.get(reverse("admin:connect_machine")))
+    assert "make agent" in form
+    assert "/agent/" not in form
 
 
 def test_the_token_is_shown_once_and_made_once(ops: Client) -> None:

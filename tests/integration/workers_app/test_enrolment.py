@@ -17,6 +17,7 @@ from rest_framework.test import APIClient
 from tests.integration.fleet import good, refused
 from tests.integration.people import OPS
 from workers_app import auth, enrolment, registry, wishes
+from workers_app.agent_file import AgentFile
 from workers_app.enrolment import BadEnrolmentToken, InvalidValidity, InvalidWorkerToken, KeepsItsOwn
 from workers_app.errors import Refusal
 from workers_app.models import Change, EnrolmentToken, Worker, WorkerToken
@@ -99,11 +100,16 @@ class TestCreate:
         assert (change.actor, change.subject, change.after["queues"]) == ("ops", "press-7", ["a"])
 
     @pytest.mark.parametrize("url", ["https://edge.example.com", "https://edge.example.com/a b;rm -rf"])
-    def test_the_commands_for_the_machine_name_no_token_and_are_safe_to_paste(self, db: None, url: str) -> None:
+    @pytest.mark.parametrize("file", [None, AgentFile(sha256="0" * 64, bytes=1)])
+    def test_the_commands_for_the_machine_name_no_token_and_are_safe_to_paste(
+        self, db: None, url: str, file: AgentFile | None
+    ) -> None:
         import shlex
 
-        lines = [shlex.split(line) for line in enrolment.commands(url)]
-        assert lines[1] == ["python", "-m", "agent", "enrol", "--url", url]
+        lines = [shlex.split(line) for line in enrolment.commands(url, file=file)]
+        assert lines[-2][-3:] == ["enrol", "--url", url]
+        if file:
+            assert lines[0] == ["curl", "-fLO", f"{url}/agent/edge-agent.pyz"]
         assert not any("ece_" in word for line in lines for word in line)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from workers_app import enrolment, operations
+from workers_app import agent_file, enrolment, operations
 from workers_app.audit import Actor
 from workers_app.management import secret_file
 from workers_app.management.endings import Refused
@@ -76,7 +76,7 @@ def _what_to_do(token: EnrolmentToken, file: Path | None) -> str:
     asks = (
         "; enrol asks for the token" if file is None else f"; enrol takes --enrolment-token-file {file.name}, or asks"
     )
-    commands = enrolment.commands(settings.EDGECONTROL.public_url or "https://...")
+    commands = enrolment.commands(settings.EDGECONTROL.public_url or "https://...", file=agent_file.look())
     return "\n".join(
         [
             f"\nThis token makes one machine the worker host {token.name!r}{until}. It is not shown again.",

@@ -1,4 +1,4 @@
-// The page of a token that was just made: copies what is to be copied, and says how far the machine has come.
+// The pages that connect a machine: copy what is to be copied, and say how far the machine has come.
 
 const AGAIN_MS = 2_000;
 
