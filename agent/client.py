@@ -7,16 +7,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
 import requests
 
 from agent import PROTOCOL, __version__
-from agent.deadline import prompt_session
+from agent.clock import Clock
 from agent.errors import SessionReplaced
+from agent.obstacles import Obstacle, explain, of_page
 from agent.retry import is_repeatable, retry_after_seconds
+from agent.transport import Transport
 
 log = logging.getLogger("agent.client")
 
@@ -27,6 +29,8 @@ CLAIM_MARGIN_SECONDS = 15.0
 SAY_AGAIN_SECONDS = 60.0
 #: The code of an answer that is not the control plane's: a gateway's page, a captive portal, somebody else's JSON.
 NOT_OURS = "not_edgecontrol"
+#: So much of a page is looked at for who wrote it.
+PAGE_CHARACTERS = 2000
 #: So many requests in a row without an answer mean that nobody is there; fewer are bad luck on a bad line.
 MISSES_OF_SILENCE = 2
 
@@ -55,14 +59,15 @@ class ApiError(Exception):
         code: str = "",
         body: dict[str, Any] | None = None,
         retry_after: float | None = None,
-        cause: Exception | None = None,
+        obstacle: Obstacle | None = None,
     ) -> None:
         super().__init__(text)
         self.status = status
         self.code = code
         self.body = body or {}
         self.retry_after = retry_after
-        self.cause = cause
+        #: What stood between us and the control plane, where that is known.
+        self.obstacle = obstacle
 
     @property
     def repeatable(self) -> bool:
@@ -90,6 +95,8 @@ class Contact:
     def __init__(self, *, url: str) -> None:
         self.url = url
         self.last_success_at = 0.0
+        #: Why the last request got nowhere; empty when it did.
+        self.trouble = ""
         self._misses = 0
         self._lock = threading.Lock()
         self._away_since: float | None = None
@@ -103,7 +110,7 @@ class Contact:
 
     def ok(self) -> None:
         with self._lock:
-            self._misses = 0
+            self._misses, self.trouble = 0, ""
             since, self._away_since = self._away_since, None
             said, self._said = self._said, False
             self.last_success_at = time.monotonic()
@@ -114,6 +121,7 @@ class Contact:
         with self._lock:
             now = time.monotonic()
             self._misses += 1
+            self.trouble = str(error)
             self._away_since = now if self._away_since is None else self._away_since
             if now - self._said_at < SAY_AGAIN_SECONDS:
                 return
@@ -124,9 +132,13 @@ class Contact:
 class Client:
     """Speaks to one control plane as one session. Safe for many threads; each request has a connection of its own."""
 
-    def __init__(self, *, url: str, token: str, session: UUID) -> None:
+    def __init__(
+        self, *, url: str, token: str, session: UUID, new_session: Callable[[], requests.Session] | None = None
+    ) -> None:
         self.url = url
         self.contact = Contact(url=url)
+        self.clock = Clock()
+        self._new_session = new_session or Transport().session
         self._base = f"{url}/api/v1/edge/"
         self._auth = Token(token)
         self._session_id = str(session)
@@ -186,15 +198,18 @@ class Client:
             with self._connection() as session:
                 answer = session.get(address, timeout=(5.0, 10.0), auth=lambda request: request)
         except requests.RequestException as error:
-            return f"no answer from {address} ({type(error).__name__})"
-        return "" if answer.status_code == 200 else f"{address} answers {answer.status_code}"
+            return f"no answer from {address} ({explain(error, url=address)})"
+        if answer.status_code == 200:
+            return ""
+        known = of_page(answer.status_code, answer.text[:PAGE_CHARACTERS], url=address)
+        return f"{address} answers {answer.status_code}" if known is None else f"no answer from {address} ({known})"
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[requests.Session]:
         try:
             session = self._idle.get_nowait()
         except queue.Empty:
-            session = prompt_session()
+            session = self._new_session()
             session.headers["User-Agent"] = f"edgecontrol-agent/{__version__}"
         try:
             yield session
@@ -249,6 +264,7 @@ class Client:
         headers: dict[str, str] | None = None,
         **content: Any,
     ) -> dict[str, Any]:
+        asked_at = time.time()
         try:
             with self._connection() as session:
                 response = session.request(
@@ -261,8 +277,10 @@ class Client:
                     **content,
                 )
         except requests.RequestException as error:
-            raise ApiError(f"no answer from {self.url} ({describe(error)})", cause=error) from error
-        return read_answer(response, url=self.url, keys=keys)
+            raise unanswered(self.url, explain(error, url=self.url)) from error
+        answer = read_answer(response, url=self.url, keys=keys)
+        self.clock.heard(response.headers.get("Date"), asked_at=asked_at, answered_at=time.time())
+        return answer
 
 
 def read_answer(response: requests.Response, *, url: str, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -283,6 +301,9 @@ def read_answer(response: requests.Response, *, url: str, keys: tuple[str, ...])
         return answer
     code, detail = answer.get("code"), answer.get("detail")
     ours = response.status_code >= 400 and bool(code) and isinstance(code, str) and isinstance(detail, str)
+    known = None if ours else of_page(response.status_code, response.text[:PAGE_CHARACTERS], url=url)
+    if known is not None:
+        raise unanswered(url, known, status=response.status_code)
     said = f"{code} {' '.join(str(detail).split())[:300]}" if ours else "(not as an EdgeControl control plane does)"
     raise ApiError(
         f"{url} answers {response.status_code} {said}",
@@ -293,10 +314,9 @@ def read_answer(response: requests.Response, *, url: str, keys: tuple[str, ...])
     )
 
 
-def describe(error: BaseException) -> str:
-    """The innermost reason of a connection failure: requests wraps it three times."""
-    seen = error
-    while (inner := seen.__cause__ or seen.__context__) is not None:
-        seen = inner
-    text = getattr(seen, "strerror", None) or str(seen).split(": ", 1)[-1] or type(seen).__name__
-    return " ".join(str(text).split())[:200]
+def unanswered(url: str, why: Obstacle, *, status: int | None = None) -> ApiError:
+    """The error for a request that did not get to the control plane."""
+    said = f"({why})" if why.common else f"because {why}"
+    return ApiError(
+        f"no answer from {url} {said}", status=status, code=NOT_OURS if status is not None else "", obstacle=why
+    )

@@ -17,7 +17,7 @@ from agent.values import PREFIX, Room, environment, file, function, names, one_o
 
 #: In the state directory: what `enrol` leaves for `run`, which any other source overrules.
 ENROLLED = "enrolled.toml"
-ENROLLED_SETTINGS = ("url", "token_file")
+ENROLLED_SETTINGS = ("url", "token_file", "ca_bundle", "client_certificate", "client_key")
 #: Of two that say the same in two ways, the one that is named nearer wins.
 EITHER = {
     "token": "token_file",
@@ -92,6 +92,10 @@ class Enrolment:
     enrolment_token: str | None = field(repr=False)
     #: How long an absent control plane is waited for.
     retry_seconds: float
+    #: As in `Config`; `run` finds them again.
+    ca_bundle: Path | None
+    client_certificate: Path | None
+    client_key: Path | None
     #: The flags that `run` will need to find the enrolment again.
     run_flags: tuple[str, ...]
 
@@ -198,8 +202,9 @@ def load_enrolment(
             "EDGE_AGENT_TOKEN is set, and would go before the token of an enrolment: unset it, or run without enrolling"
         )
     token_file = Path(merged.get("token_file", state_dir / "worker.token")).expanduser().absolute()
-    for path in (state_dir, token_file):
-        if not str(path).isprintable():  # a TOML file could not name it
+    certificates = {name: path_of(merged, name) for name in ("ca_bundle", "client_certificate", "client_key")}
+    for path in (state_dir, token_file, *certificates.values()):
+        if path is not None and not str(path).isprintable():  # a TOML file could not name it
             raise BadConfig(f"the name {str(path)!r} must consist of characters that can be printed")
     run_flags: list[str] = ["--config", flags["config"]] if flags.get("config") else []
     if state_dir != default_state_dir(home):
@@ -211,6 +216,7 @@ def load_enrolment(
         force=force,
         enrolment_token=enrolment_token(merged),
         retry_seconds=merged.get("retry_seconds", 60.0),
+        **certificates,
         run_flags=tuple(run_flags),
     )
 

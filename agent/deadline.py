@@ -59,10 +59,3 @@ class PromptAdapter(requests.adapters.HTTPAdapter):
         if pool.ConnectionCls.response_class is not PromptResponse:
             pool.ConnectionCls = type("Prompt", (pool.ConnectionCls,), {"response_class": PromptResponse})
         return pool
-
-
-def prompt_session() -> requests.Session:
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, PromptAdapter())
-    return session

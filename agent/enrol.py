@@ -25,6 +25,7 @@ from agent.config import ENROLLED, Enrolment
 from agent.errors import AgentError, BadConfig, BadStateDir, BadToken, NameTaken, Unreachable
 from agent.jobs import sync, write
 from agent.retry import Backoff
+from agent.transport import Transport
 
 READ_SECONDS = 15.0
 #: A token of 256 bits is shorter; nothing else is read into memory.
@@ -36,6 +37,7 @@ REFUSED = (BadToken, NameTaken, BadConfig)
 
 def enrol(settings: Enrolment) -> str:
     """Enrol this machine; returns what people want to know then. Raises the AgentError that says why not."""
+    Transport.of(settings).check()
     state_dir.take(settings.state_dir)
     make_room(settings)
     enrolment_token = settings.enrolment_token or ask()
@@ -114,7 +116,8 @@ def mint_once(pending: Path) -> tokens.Minted:
 
 def until_accepted(settings: Enrolment, *, enrolment_token: str, minted: tokens.Minted) -> dict[str, Any]:
     """The control plane's answer. Goes on asking for a bounded time while nobody answers, or nobody has time."""
-    client = Client(url=settings.url, token=minted.token, session=uuid.uuid4())
+    new_session = Transport.of(settings).session
+    client = Client(url=settings.url, token=minted.token, session=uuid.uuid4(), new_session=new_session)
     body = {"enrolment_token": enrolment_token, "key": minted.key, "digest": minted.digest}
     backoff, give_up_at, told = Backoff(most_seconds=10.0), time.monotonic() + settings.retry_seconds, False
     while True:
@@ -153,6 +156,9 @@ def why_not(error: ApiError, *, url: str) -> AgentError:
     if error.body.get("code") and not error.repeatable and error.status != 404:
         return BadConfig(f"{url} does not accept the enrolment: {detail or error.code}")
     refusal = registration.why_not(error, url=url, name=None, known=False)
+    if error.obstacle is not None and not error.obstacle.common:
+        then = "then give the same command again; the enrolment token stays good for this machine"
+        return error.obstacle.error(f"{error}; {then}")
     if refusal is None or isinstance(refusal, Unreachable):
         return Unreachable(
             f"{error}: check --url, that the control plane runs, proxy and firewall, then give the same command again; "
@@ -165,7 +171,9 @@ def keep(settings: Enrolment, *, pending: Path, name: str) -> None:
     """Make the token the machine's own. The rename comes last and decides: all before it can be repeated."""
     comment = f"What `python -m agent run` uses where nothing else is given, written by `enrol`. Worker {name}."
     # JSON's strings are TOML's for all that can be printed.
-    values = {"url": settings.url, "token_file": str(settings.token_file)}
+    certificates = {name: getattr(settings, name) for name in ("ca_bundle", "client_certificate", "client_key")}
+    given = {name: str(path) for name, path in certificates.items() if path is not None}
+    values = {"url": settings.url, "token_file": str(settings.token_file), **given}
     lines = [f"# {comment}", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())]
     try:
         write(settings.state_dir / ENROLLED, ("\n".join(lines) + "\n").encode())

@@ -67,6 +67,33 @@ class BadStateDir(AgentError):
     summary = "the state directory, or the place for the token file, cannot be used"
 
 
+class NotRunning(AgentError):
+    exit_code = 12
+    summary = "no agent runs here, as far as `status` or `stop` can tell"
+
+
+class Unwell(AgentError):
+    exit_code = 13
+    summary = "`doctor` found something that keeps the agent or its tasks from working"
+
+
+class NotLetThrough(AgentError):
+    """A proxy or a gateway answers, but this machine and it do not accept each other."""
+
+    exit_code = 14
+    summary = "a proxy, a gateway or a certificate does not let this machine through to the control plane"
+
+
+class NoAnswer(AgentError):
+    exit_code = 15
+    summary = "the agent runs here, and does not answer the commands on its machine"
+
+
+class NoService(AgentError):
+    exit_code = 16
+    summary = "the systemd unit could not be written, started or removed"
+
+
 class Interrupted(AgentError):
     exit_code = 130
     summary = "interrupted: a second signal stopped the jobs, or Ctrl-C ended an enrolment"
@@ -85,5 +112,10 @@ ALL = (
     AlreadyRunning,
     Outdated,
     BadStateDir,
+    NotRunning,
+    Unwell,
+    NotLetThrough,
+    NoAnswer,
+    NoService,
     Interrupted,
 )

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import requests
-
-from agent.client import ApiError, Client
+from agent.client import NOT_OURS, ApiError, Client
 from agent.errors import AgentError, BadConfig, BadToken, NameTaken, Outdated, Unreachable, WrongUrl
 from agent.jobs import read_json, write
+from agent.obstacles import Obstacle
 from agent.retry import Backoff, is_repeatable
 
 log = logging.getLogger("agent")
@@ -84,33 +82,24 @@ def why_not(error: ApiError, *, url: str, name: str | None, known: bool) -> Agen
         )
     if error.code == "outdated_agent":
         return Outdated(f"{url} no longer accepts this agent: {detail or 'install a newer edgecontrol'}")
-    if error.status == 400 and error.code:
+    if error.status == 400 and error.code not in ("", NOT_OURS):
         return BadConfig(f"{url} does not accept the registration: {detail}")
     if known:
         return None
+    if error.obstacle is not None:
+        return unreachable(error, why=error.obstacle)
     if error.status is not None and not is_repeatable(error.status):
         return WrongUrl(
             f"{url} answers, but is not an EdgeControl control plane ({error.status}): check --url, "
             "which is the address without /api/v1/edge"
         )
-    if error.status is None:
-        return unreachable(error, url=url)
     return None
 
 
-def unreachable(error: ApiError, *, url: str) -> AgentError:
-    """Tell a name that does not exist and a certificate that is not trusted from a machine that does not answer."""
-    causes: list[BaseException] = []
-    cause: BaseException | None = error.cause
-    while cause is not None and len(causes) < 10:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    if any(isinstance(cause, socket.gaierror) or "NameResolution" in type(cause).__name__ for cause in causes):
-        return WrongUrl(f"the host name in {url} does not exist (as seen from here): check --url and DNS")
-    if any(isinstance(cause, requests.exceptions.SSLError) for cause in causes):
-        return WrongUrl(f"{error}: check that --url is right and that its certificate is trusted here")
-    if any(isinstance(cause, requests.exceptions.InvalidURL) for cause in causes):
-        return WrongUrl(f"{url} is not a web address: it must look like https://edge.example.com")
+def unreachable(error: ApiError, *, why: Obstacle) -> AgentError:
+    """Tell what somebody has to mend from a machine that does not answer."""
+    if not why.common:
+        return why.error(str(error))
     return Unreachable(
         f"{error}, and never could be reached from here: check --url, that the control plane runs, proxy and firewall"
     )

@@ -27,6 +27,7 @@ from agent.orders import Orders
 from agent.registration import Registration
 from agent.reporter import Reporter
 from agent.runner_link import RunnerAway, make_runner, no_airflow
+from agent.transport import Transport
 
 log = logging.getLogger("agent")
 
@@ -51,9 +52,11 @@ class Worker:
         self._signals: list[int] = []
         self._fatal: AgentError | None = None
         self._loops: dict[str, Loop] = {}
+        transport = Transport.of(config)
+        transport.check()
         self._lock_handle = state_dir.take(config.state_dir)
         session, self._replaces = state_dir.begin_session(config.state_dir)
-        self.client = Client(url=config.url, token=config.token, session=session)
+        self.client = Client(url=config.url, token=config.token, session=session, new_session=transport.session)
         self.spool = Spool(state_dir=config.state_dir)
         self.held = Held(spool=self.spool, concurrency=config.concurrency)
         self.runner = make_runner(
@@ -352,5 +355,7 @@ class Worker:
     def _sysinfo(self) -> dict[str, Any]:
         facts = {**self._machine, **self._meter.figures()}
         facts["airflow_version"] = self.runner.airflow_version
+        if self.client.clock.off_seconds is not None:
+            facts["clock_off_seconds"] = self.client.clock.off_seconds
         reason = self.claims.closed_because if "claims" in self._loops else ""
         return {**facts, "not_working": reason} if reason else facts

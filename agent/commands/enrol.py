@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from agent import config
-from agent.commands.texts import STATE_DIR_HELP, URL_HELP
+from agent.commands.texts import STATE_DIR_HELP, URL_HELP, add_certificate_flags
 
 SUMMARY = "make this machine known to a control plane, once"
 DESCRIPTION = """\
@@ -23,6 +23,9 @@ it (it is not shown), or it is read from the first line of standard input:
 EPILOG = """\
 The machine makes its worker token itself; the secret never leaves it. If the command fails on its way, give it again
 with the same enrolment token: on the same machine that is no second use.
+
+The way out may be a proxy (HTTPS_PROXY, NO_PROXY). What --ca-bundle and --client-certificate name is remembered for
+`run`.
 
 Settings come from the flags, then the environment (EDGE_AGENT_URL for --url, and so on), then the TOML file of --config
 or EDGE_AGENT_CONFIG. A token is never given on a command line.
@@ -41,6 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flag("--state-dir", metavar="DIR", help=STATE_DIR_HELP)
     flag("--force", action="store_true", help="replace the token that this machine has")
     flag("--retry-seconds", metavar="S", help="how long to go on while the control plane is away (default: 60)")
+    add_certificate_flags(parser)
     flag("--config", metavar="FILE", help="TOML file with these settings")
 
 

@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from agent.client import NOT_OURS, ApiError, Client
-from agent.deadline import PromptResponse, prompt_session
+from agent.deadline import PromptResponse
+from agent.transport import Transport
 
 PAGE = b"<html><h1>404 page not found</h1></html>"
 
@@ -135,14 +136,14 @@ def test_an_answer_that_comes_by_drops_has_one_deadline(server: Server, drops_fr
     """Each byte comes well within the read timeout; all of them would take half a minute."""
     server.answer, server.drops_from = http(200, b" " * 300), drops_from
     began = time.monotonic()
-    with pytest.raises(requests.RequestException), prompt_session() as session:
+    with pytest.raises(requests.RequestException), Transport().session() as session:
         session.get(server.url, timeout=(5, 1.0))
     assert time.monotonic() - began < 10
 
 
 def test_a_connection_goes_on_after_an_answer_in_time(server: Server) -> None:
     server.answer = http(200, b"x")
-    with prompt_session() as session:
+    with Transport().session() as session:
         assert [session.get(server.url, timeout=(5, 5)).content for _ in range(3)] == [b"x"] * 3
 
 
