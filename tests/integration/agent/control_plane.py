@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -80,6 +81,12 @@ class ControlPlane:
         self.gone: list[dict[str, Any]] = []
         #: What is made of the agent's version; None as an older control plane, which says nothing of it.
         self.version: dict[str, str] | None = None
+        #: How far this control plane's clock is from the machine's.
+        self.clock_offset_seconds = 0.0
+        #: The queues that there are, with what is told of each; and those that the worker may serve, None: all.
+        self.queues: dict[str, dict[str, Any]] = {}
+        self.allowed_queues: list[str] | None = None
+        self.comment = ""
         self.token = TOKEN
         self.invitations: dict[str, Invitation] = {}
         #: When the jobs of a shutdown have to be gone, by the monotonic clock.
@@ -224,6 +231,33 @@ class ControlPlane:
             **self.orders(body["held"]),
         }
 
+    def health(self) -> dict[str, Any]:
+        now = datetime.now(UTC) + timedelta(seconds=self.clock_offset_seconds)
+        return {"status": "ok", "version": "0.1.0", "time": now.isoformat()}
+
+    def me(self, queues: list[str]) -> dict[str, Any]:
+        asked = [
+            {
+                "name": name,
+                "allowed": self.allowed_queues is None or name in self.allowed_queues,
+                "known": name in self.queues,
+                **{"paused": False, "comment": "", **self.queues.get(name, {})},
+            }
+            for name in queues
+        ]
+        return {
+            "name": "edge-1",
+            "team_name": "",
+            "allowed_queues": self.allowed_queues,
+            "queues": asked,
+            "requested": self.requested,
+            "comment": self.comment,
+            "outage_patience_seconds": self.settings["outage_patience_seconds"],
+            "execution_api_url": self.execution_api_url,
+            "server_version": "0.1.0",
+            **({} if self.version is None else {"version": self.version}),
+        }
+
     def heartbeat(self, body: dict[str, Any]) -> dict[str, Any]:
         self.heartbeats.append(body)
         return self.orders(body["held"])
@@ -335,8 +369,12 @@ class ControlPlane:
             if headers.get("Authorization") is not None:
                 raise Refusal(400, "invalid_request", "the worker's token was sent")
             return self.sent(result, fault)
+        if kind == "health":
+            return self.sent(self.health(), fault)
         if not self.is_known(headers.get("Authorization") or ""):
             raise Refusal(401, "bad_token", "unknown token")
+        if kind == "workers/me":
+            return self.sent(self.me(parse_qs(query).get("queue", [])), fault)
         with self.changed:
             if kind != "workers/register" and headers.get("Edge-Session") != self.session:
                 raise Refusal(409, "session_replaced")
