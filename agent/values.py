@@ -23,8 +23,12 @@ class Room:
     share: float = 0.0
     bytes: int = 0
 
+    def needed(self, total: int) -> float:
+        """In bytes, of so many."""
+        return max(self.share * total, self.bytes)
+
     def is_left(self, *, free: int, total: int) -> bool:
-        return free >= max(self.share * total, self.bytes)
+        return free >= self.needed(total)
 
 
 def text(value: Any) -> str:
