@@ -45,6 +45,8 @@ class Site:
             "EDGECONTROL_LISTEN": listen,
             "EDGECONTROL_PROCESSES": "1",
             "EDGECONTROL_EXECUTION_API_URL": execution_api_url,
+            # There is none but where a test puts it.
+            "EDGECONTROL_AGENT_FILE": str(folder / "edge-agent.pyz"),
             "EDGECONTROL_HEARTBEAT_SECONDS": "1",
             "EDGECONTROL_LOG_CHUNK_BYTES": "65536",
             **(environ or {}),

@@ -10,7 +10,6 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,9 @@ from deploy.agent_file import __main__ as agent_file
 from deploy.agent_file import start
 from tests.integration.agent.conftest import ROOT, Agent, default_state_dir, inherited_environment
 from tests.integration.agent.control_plane import ControlPlane
+from tests.integration.agent.one_file import make_one_file
 
 Start = Callable[..., Agent]
-NEEDED = {"certifi", "charset-normalizer", "idna", "psutil", "requests", "urllib3"}
 #: An interpreter without the packages that happen to be installed here.
 BARE = [sys.executable, "-S"]
 IMPORT_ALL = """
@@ -62,17 +61,7 @@ def works_off_a_job(start_agent: Start, plane: ControlPlane, *, program: Sequenc
 
 @pytest.fixture(scope="session")
 def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """edge-agent.pyz for this machine, made of the packages that are installed here."""
-    folder = tmp_path_factory.mktemp("one-file")
-    for name in NEEDED:
-        for file in metadata.files(name) or ():
-            if file.parts[0] != "..":
-                agent_file.copy(Path(str(file.locate())), folder / "installed" / file)
-    machine = f"{sys.platform}-{os.uname().machine}"
-    agent_file.gather(folder / "installed", folder / "stage", machine=machine)
-    agent_file.add_agent(folder / "stage")
-    agent_file.pack(folder / "stage", folder / "edge-agent.pyz")
-    return folder / "edge-agent.pyz"
+    return make_one_file(tmp_path_factory.mktemp("one-file"))
 
 
 def test_the_agents_requirements_are_those_of_its_extra() -> None:
