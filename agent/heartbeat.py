@@ -43,6 +43,7 @@ class Heartbeat:
         sysinfo: Callable[[], dict[str, Any]],
         on_gone: Callable[[Key, str], None],
         airflow_version: Callable[[], str] = lambda: "",
+        wish: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
         self.client = client
         self.held = held
@@ -54,6 +55,7 @@ class Heartbeat:
         self.sysinfo = sysinfo
         self.on_gone = on_gone
         self.airflow_version = airflow_version
+        self.wish = wish
         self._sent_at = time.monotonic()
         self._reported = "starting"
         self._sysinfo: dict[str, Any] = {}
@@ -97,6 +99,7 @@ class Heartbeat:
             "log_troubles": self.held.log_troubles()[:MOST_TROUBLES],
             "airflow_version": self.airflow_version(),
             "protocol": PROTOCOL,
+            "wish": self.wish(),
         }
         asked_at = time.monotonic()
         answer = self.client.heartbeat(body, read_seconds=read_seconds)
@@ -118,7 +121,7 @@ class Heartbeat:
             left = self.orders.seconds_left()
             within = "" if left is None else f" within {left:.0f} s"
             comment = f": {self.orders.comment}" if self.orders.comment else ""
-            log.info("the control plane asks for %s%s%s", self.orders.requested, within, comment)
+            log.info("the control plane asks for %s%s%s%s", self.orders.requested, within, self.orders.who(), comment)
             # What follows from it, maintenance or work again, is told at once: people wait for it.
             self.orders.want_heartbeat()
         for entry in answer.get("gone") or []:

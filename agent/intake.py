@@ -86,9 +86,10 @@ class Intake:
         """Ask until the control plane has answered for all jobs, then order the start of the confirmed ones."""
         backoff = Backoff(most_seconds=CONFIRM_PAUSE_SECONDS, obey_seconds=CONFIRM_PAUSE_SECONDS)
         while jobs and not self._ended.is_set():
-            if self.orders.draining:
+            if self.orders.draining or self.orders.resting_untold:
+                reason = "the agent is ending" if self.orders.draining else "its machine is in maintenance"
                 for job in jobs:
-                    self.held.ended(job, {"state": "not_started", "reason": "the agent is ending"})
+                    self.held.ended(job, {"state": "not_started", "reason": reason})
                 return
             try:
                 answer = self.client.confirm([{"id": job.id, "attempt": job.attempt} for job in jobs])

@@ -1,4 +1,7 @@
-"""What the control plane and the people at the machine want from this agent; pure state, nothing is sent here."""
+"""What the control plane and the people at the machine want from this agent; pure state, nothing is sent here.
+
+What was wished for on the machine counts from the first moment; the control plane hears it with the next heartbeat.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from agent.wishes import Wanted, Wishes
+
 
 class Orders:
     """The newest orders. Every thread reads them; `on_change` tells the loops."""
 
-    def __init__(self, *, concurrency: int) -> None:
+    def __init__(self, *, concurrency: int, wishes: Wishes | None = None) -> None:
+        #: active, maintenance or shutdown; by an operator, the machine or automatic, their name if they have one; why.
         self.requested = "active"
+        self.requested_by = ""
+        self.requested_by_name = ""
         self.comment = ""
+        #: As the control plane said it last, and what it has not heard yet.
+        self._said = Wanted()
+        self._wishes = wishes
         self.revision = 0
         self.concurrency = concurrency
         #: What the control plane makes of this agent's version: ok, outdated or refused, and what to do about it.
@@ -30,8 +41,13 @@ class Orders:
     def apply(self, answer: dict[str, Any], *, asked_at: float = float("inf")) -> None:
         """Take the orders out of an answer to register or heartbeat, which was asked for at that time."""
         with self._lock:
-            self.requested = str(answer.get("requested", self.requested))
-            self.comment = str(answer.get("comment") or "")
+            said = {"by": "requested_by", "name": "requested_by_name", "comment": "comment"}
+            self._said = Wanted(
+                requested=str(answer.get("requested", self._said.requested)),
+                **{ours: str(answer.get(theirs) or "") for ours, theirs in said.items()},
+            )
+            more = self._wishes is not None and self._wishes.taken(str(answer.get("wish_taken") or ""))
+            self._settle()
             self.revision = int(answer.get("revision", self.revision))
             self.concurrency = max(0, int(answer.get("concurrency") or self.concurrency))
             version = answer.get("version")
@@ -44,7 +60,20 @@ class Orders:
             # a later one may move it or take it away.
             left = answer.get("deadline_seconds") if self.requested == "shutdown" else None
             self._deadline = None if left is None else time.monotonic() + float(left)
+        if more:
+            self.want_heartbeat()
         self.on_change()
+
+    def wished(self) -> None:
+        """Somebody on the machine wants something else: that holds now, and is told with a heartbeat at once."""
+        with self._lock:
+            self._settle()
+        self.want_heartbeat()
+
+    def _settle(self) -> None:
+        wanted = self._said if self._wishes is None else self._wishes.upon(self._said)
+        self.requested, self.requested_by = wanted.requested, wanted.by
+        self.requested_by_name, self.comment = wanted.name, wanted.comment
 
     @property
     def draining(self) -> bool:
@@ -60,6 +89,11 @@ class Orders:
         wanted = self.ending or self.requested == "shutdown"
         return self.verdict_text or "its version is refused" if self.verdict == "refused" and not wanted else ""
 
+    def who(self) -> str:
+        """` by` whom `requested` is; empty when nobody has said anything, or an older control plane does not tell."""
+        who = {"operator": self.requested_by_name, "machine": "somebody at the machine"}.get(self.requested_by, "")
+        return f" by {who or self.requested_by}" if self.requested_by else ""
+
     def seconds_left(self) -> float | None:
         """Until jobs that still run have to be stopped; negative when that time has passed, None without a deadline."""
         with self._lock:
@@ -69,6 +103,12 @@ class Orders:
     def resting(self) -> bool:
         """Whether no work may be taken, whatever is free."""
         return self.draining or self.requested != "active"
+
+    @property
+    def resting_untold(self) -> bool:
+        """Whether the machine rests and the control plane does not know yet: what it hands out has to go back."""
+        with self._lock:
+            return self.requested != "active" and self._said.requested == "active"
 
     def reported(self, *, jobs: int, ready: bool) -> str:
         """The state that this agent reports of itself."""

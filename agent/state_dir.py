@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from agent.errors import AlreadyRunning, BadStateDir
-from agent.jobs import read_json, try_lock, write
+from agent.jobs import is_locked, read_json, try_lock, write
 
 
 def take(folder: Path) -> int:
@@ -21,7 +22,7 @@ def take(folder: Path) -> int:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         handle = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        taken = try_lock(handle)
+        taken = lock_soon(handle)
     except OSError as error:
         raise BadStateDir(
             f"cannot use the state directory {folder} ({error.strerror}); choose one with --state-dir"
@@ -32,6 +33,35 @@ def take(folder: Path) -> int:
             f"another agent runs with the state directory {folder}: stop it, or give this one its own --state-dir"
         )
     return handle
+
+
+def lock_soon(handle: int) -> bool:
+    """Take the lock; `in_use` may have it for an instant."""
+    for _ in range(5):
+        if try_lock(handle):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def in_use(folder: Path) -> bool:
+    """Whether an agent runs with this state directory now. Raises BadStateDir when that cannot be told."""
+    try:
+        return is_locked(folder / "agent.lock")
+    except PermissionError:
+        raise BadStateDir(not_ours(folder)) from None
+    except OSError as error:
+        raise BadStateDir(f"cannot look into the state directory {folder}: {error.strerror}") from None
+
+
+def not_ours(folder: Path) -> str:
+    """What to do about a state directory that another system user has."""
+    owner = "another user"
+    with contextlib.suppress(OSError, KeyError, NotImplementedError):
+        owner = folder.owner()
+    return (
+        f"the state directory {folder} belongs to {owner}: give this command as that user, with `sudo -u` for instance"
+    )
 
 
 def begin_session(folder: Path) -> tuple[UUID, UUID | None]:

@@ -21,6 +21,8 @@ from agent.held import Held
 from agent.intake import Intake
 from agent.job_watch import JobWatch
 from agent.jobs import Found, Job, Key, Spool
+from agent.local_answers import answer as answer_locally
+from agent.local_control import LocalControl
 from agent.log_shipper import LogShipper
 from agent.loop import Loop
 from agent.orders import Orders
@@ -28,6 +30,7 @@ from agent.registration import Registration
 from agent.reporter import Reporter
 from agent.runner_link import RunnerAway, make_runner, no_airflow
 from agent.transport import Transport
+from agent.wishes import Wishes
 
 log = logging.getLogger("agent")
 
@@ -47,7 +50,12 @@ class Worker:
     def __init__(self, *, config: Config, environ: Mapping[str, str]) -> None:
         self.config = config
         self.boot_id = sysinfo.boot_id(config.boot_id)
-        self.orders = Orders(concurrency=config.concurrency)
+        #: What the machine is called, and the control plane's version, once that has said it.
+        self.name, self.server_version = config.name or "", ""
+        self.started_at = time.monotonic()
+        self.wishes = Wishes(config.state_dir)
+        self.orders = Orders(concurrency=config.concurrency, wishes=self.wishes)
+        self.wishes.on_change = self.orders.wished
         self._attention = Attention()
         self._signals: list[int] = []
         self._fatal: AgentError | None = None
@@ -77,11 +85,26 @@ class Worker:
         )
         self._meter = sysinfo.Meter(state_dir=config.state_dir)
         self._machine = sysinfo.machine(state_dir=config.state_dir, task_python=config.task_python)
+        self._local_control = LocalControl(config.state_dir, lambda question: answer_locally(self, question))
 
     def run(self) -> None:
         """Work until told to end. Signals are read here, so this runs in the main thread."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        self._local_control.start()
+        self.wishes.reload()
+        try:
+            self._live()
+        finally:
+            self._local_control.close()
+
+    def stop(self, *, force: bool) -> None:
+        """Drain as after SIGINT; with `force` stop the jobs as after a second one. Any thread may call this."""
+        missing = (2 if force else 1) - len(self._signals)
+        self._signals += [signal.SIGINT] * max(int(force), missing)
+        self._attention.call()
+
+    def _live(self) -> None:
         try:
             self.runner.connect()
         except RunnerAway as error:
@@ -115,7 +138,7 @@ class Worker:
 
     def _register(self, *, without: set[Key]) -> dict[str, Any] | None:
         """Register with all that can be accounted for; None when a signal came first."""
-        self._figures = self._sysinfo()
+        self._figures = self.figures()
         registration = Registration(
             client=self.client, url=self.config.url, token_name=self.config.name, state_dir=self.config.state_dir
         )
@@ -130,6 +153,7 @@ class Worker:
                 "airflow_version": self.runner.airflow_version,
                 "protocol": PROTOCOL,
                 "sysinfo": self._figures,
+                "wish": self.wishes.next(),
                 "held": [
                     entry for entry in self.held.unreported() if Key(entry["id"], entry["attempt"]) not in without
                 ],
@@ -139,6 +163,7 @@ class Worker:
 
     def _start(self, answer: dict[str, Any]) -> None:
         self._execution_api_url = answer["execution_api_url"]
+        self.name, self.server_version = answer["name"], str(answer.get("server_version") or "")
         self.intake = Intake(
             client=self.client,
             spool=self.spool,
@@ -169,12 +194,15 @@ class Worker:
             concurrency=self.config.concurrency,
             queues=self._queues(),
             ready=lambda: self.runner.ready,
-            sysinfo=self._sysinfo,
+            sysinfo=self.figures,
             on_gone=self._gone,
             airflow_version=lambda: self.runner.airflow_version,
+            wish=self.wishes.next,
         )
         self.heartbeat.seed(self._figures)
         self.heartbeat.obey(answer)
+        if self.wishes.next() is not None:
+            self.orders.want_heartbeat()  # somebody had it while we waited for the registration
         shipper = LogShipper(client=self.client, held=self.held, chunk_bytes=answer["log_chunk_bytes"])
         reporter = Reporter(client=self.client, held=self.held)
         for name, step, backoff in (
@@ -352,7 +380,8 @@ class Worker:
     def _queues(self) -> list[str] | None:
         return None if self.config.queues is None else list(self.config.queues)
 
-    def _sysinfo(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
+        """The system figures, and why no work is taken if so."""
         facts = {**self._machine, **self._meter.figures()}
         facts["airflow_version"] = self.runner.airflow_version
         if self.client.clock.off_seconds is not None:
