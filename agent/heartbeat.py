@@ -9,6 +9,7 @@ from typing import Any
 
 from agent import PROTOCOL
 from agent.client import Client
+from agent.extended_sysinfo import headline
 from agent.held import Held
 from agent.jobs import Key
 from agent.orders import Orders
@@ -132,9 +133,9 @@ class Heartbeat:
         self._sysinfo, self._sysinfo_at = sysinfo, time.monotonic()
 
     def _changed_sysinfo(self) -> dict[str, Any] | None:
-        """The system figures when they are worth telling: a new reason at once, other figures every few minutes."""
+        """The system figures when they are worth telling: news at once, what goes up and down every few minutes."""
         now = self.sysinfo()
         if now == self._sysinfo:
             return None
-        told = now.get("not_working") != self._sysinfo.get("not_working")
+        told = headline(now) != headline(self._sysinfo)
         return now if told or time.monotonic() - self._sysinfo_at >= FIGURES_SECONDS else None

@@ -21,10 +21,9 @@ MOMENT = "%Y-%m-%dT%H:%M:%S"
 class TextLines(logging.Formatter):
     """Time, level, where, what."""
 
-    converter = time.gmtime
-
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", f"{MOMENT}Z")
+        self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
         return without_secrets(super().format(record))
@@ -33,7 +32,9 @@ class TextLines(logging.Formatter):
 class JsonLines(logging.Formatter):
     """The same as an object: time, level, logger, message, and the traceback where there is one."""
 
-    converter = time.gmtime
+    def __init__(self) -> None:
+        super().__init__()
+        self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
         said: dict[str, Any] = {

@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def machine(*, state_dir: Path, task_python: str) -> dict[str, Any]:
 def user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):
+    except (ImportError, KeyError, OSError):  # ImportError: there is no list of users, as on Windows
         return str(os.getuid()) if hasattr(os, "getuid") else ""
 
 
@@ -61,11 +62,13 @@ class Meter:
         self._seen = processor_seconds()
         time.sleep(first_seconds)
         self._cpu_percent = 0
+        self._lock = threading.Lock()
         self._look_at_processor()
 
     def figures(self) -> dict[str, Any]:
-        if time.monotonic() - self._looked_at >= WINDOW_SECONDS:
-            self._look_at_processor()
+        with self._lock:
+            if time.monotonic() - self._looked_at >= WINDOW_SECONDS:
+                self._look_at_processor()
         disk = psutil.disk_usage(str(self._state_dir))
         load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
         return {

@@ -15,7 +15,9 @@ from agent.claims import Claims
 from agent.client import ApiError, Client
 from agent.config import Config
 from agent.errors import AgentError, Interrupted, Outdated, SessionReplaced
+from agent.extended_sysinfo import ExtendedSysinfo
 from agent.gate import Gate
+from agent.health import stale_because
 from agent.heartbeat import Heartbeat
 from agent.held import Held
 from agent.intake import Intake
@@ -26,9 +28,12 @@ from agent.local_control import LocalControl
 from agent.log_shipper import LogShipper
 from agent.loop import Loop
 from agent.orders import Orders
+from agent.pages import Pages
 from agent.registration import Registration
 from agent.reporter import Reporter
 from agent.runner_link import RunnerAway, make_runner, no_airflow
+from agent.status import status
+from agent.thresholds import make_thresholds
 from agent.transport import Transport
 from agent.wishes import Wishes
 
@@ -84,6 +89,7 @@ class Worker:
             grace_seconds=config.kill_grace_seconds,
         )
         self._meter = sysinfo.Meter(state_dir=config.state_dir)
+        self.extended = ExtendedSysinfo(config.extended_sysinfo)
         self._machine = sysinfo.machine(state_dir=config.state_dir, task_python=config.task_python)
         self._local_control = LocalControl(config.state_dir, lambda question: answer_locally(self, question))
 
@@ -91,6 +97,14 @@ class Worker:
         """Work until told to end. Signals are read here, so this runs in the main thread."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        if self.config.http_port:
+            Pages(
+                self.config.http_port,
+                status=lambda: status(self),
+                unhealthy=self.unhealthy,
+                own_figures=self.extended.figures,
+            ).start()
+        self.extended.start()
         self._local_control.start()
         self.wishes.reload()
         try:
@@ -205,12 +219,14 @@ class Worker:
             self.orders.want_heartbeat()  # somebody had it while we waited for the registration
         shipper = LogShipper(client=self.client, held=self.held, chunk_bytes=answer["log_chunk_bytes"])
         reporter = Reporter(client=self.client, held=self.held)
+        thresholds = make_thresholds(self.config, extended=self.extended, orders=self.orders, wishes=self.wishes)
         for name, step, backoff in (
             ("jobs", self.watch.step, None),
             ("claims", self.claims.step, None),
             ("heartbeat", self.heartbeat.step, self.heartbeat.backoff()),
             ("logs", shipper.step, None),
             ("reports", reporter.step, None),
+            ("thresholds", thresholds.step, None),
         ):
             self._loops[name] = Loop(
                 name=name,
@@ -221,6 +237,7 @@ class Worker:
             )
         self.held.on_change = self.orders.on_change = self._changed
         self.claims.wake, self.claims.fatal = self._loops["claims"].wake, self._on_fatal
+        self.extended.on_change = self._loops["heartbeat"].wake
         for loop in self._loops.values():
             loop.start()
         unconfirmed = [job for job in self.held.active() if job.look() is Found.UNCONFIRMED]
@@ -380,9 +397,15 @@ class Worker:
     def _queues(self) -> list[str] | None:
         return None if self.config.queues is None else list(self.config.queues)
 
+    def unhealthy(self) -> str:
+        """Why contact with the control plane is not fresh; empty while it is."""
+        registered = "claims" in self._loops
+        wait = self.claims.wait_seconds if registered else 0.0
+        return stale_because(self.client.contact, registered=registered, wait_seconds=wait)
+
     def figures(self) -> dict[str, Any]:
         """The system figures, and why no work is taken if so."""
-        facts = {**self._machine, **self._meter.figures()}
+        facts = {**self._machine, **self._meter.figures(), **self.extended.figures()}
         facts["airflow_version"] = self.runner.airflow_version
         if self.client.clock.off_seconds is not None:
             facts["clock_off_seconds"] = self.client.clock.off_seconds
