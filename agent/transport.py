@@ -24,6 +24,8 @@ log = logging.getLogger("agent.transport")
 PROXY_VARIABLES = tuple(
     spelling for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for spelling in (name, name.lower())
 )
+#: How long an alert may be on its way when its connection is closed already.
+ALERT_SECONDS = 1.0
 Stamp = tuple[int, ...]
 
 
@@ -151,6 +153,35 @@ def why(error: Exception) -> str:
     return " ".join(text.rpartition("]")[2].replace("_", " ").lower().split())
 
 
+class AlertReader:
+    """A connection that, when it cannot send, says what the other side had to say before it closed.
+
+    With TLS 1.3 a server refuses a certificate, or that there is none, only after the client has begun to send.
+    """
+
+    sock: Any
+
+    def send(self, data: Any) -> None:
+        try:
+            super().send(data)  # type: ignore[misc]
+        except OSError:
+            self._read_alert()
+            raise
+
+    def _read_alert(self) -> None:
+        """Raise the alert that came in, if one did."""
+        if not isinstance(self.sock, ssl.SSLSocket):
+            return
+        try:
+            self.sock.settimeout(ALERT_SECONDS)
+            self.sock.recv(1)
+        except ssl.SSLError as error:
+            if "ALERT" in (error.reason or ""):
+                raise
+        except OSError:
+            pass
+
+
 class Adapter(PromptAdapter):
     """Connections by these certificates. Requests' own settings and variables for them have no say."""
 
@@ -164,6 +195,12 @@ class Adapter(PromptAdapter):
         if host["scheme"] == "https":
             options["ssl_context"] = self._current()
         return host, options
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        pool = super().get_connection_with_tls_context(*args, **options)
+        if not issubclass(pool.ConnectionCls, AlertReader):
+            pool.ConnectionCls = type("AlertReader", (AlertReader, pool.ConnectionCls), {})
+        return pool
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         if proxy.lower().startswith("https:"):

@@ -9,6 +9,8 @@ import contextlib
 import hashlib
 import json
 import secrets
+import socket
+import ssl
 import threading
 import time
 import uuid
@@ -71,6 +73,10 @@ class ControlPlane:
         self.heartbeats: list[dict[str, Any]] = []
         self.session = ""
         self.down = False
+        #: Names in the certificates that clients have shown.
+        self.shown: set[str] = set()
+        self._connections: set[socket.socket] = set()
+        self._tls: ssl.SSLContext | None = None
         self.newest_claim = ""
         #: Claims that wait for an answer now.
         self.parked: list[dict[str, Any]] = []
@@ -115,6 +121,15 @@ class ControlPlane:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return server
+
+    def speak_tls(self, context: ssl.SSLContext, *, host: str = "127.0.0.1") -> None:
+        """Let every connection, Airflow's too, begin with a handshake by this context; those that are open end."""
+        self._tls = context
+        self.url = f"https://{host}:{self.port}"
+        self.execution_api_url = f"https://{host}:{self._airflow.server_address[1]}/execution/"
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Refuse connections from now on, as a control plane that is down."""
@@ -273,7 +288,7 @@ class ControlPlane:
                 if self.session != session:
                     raise Refusal(409, "session_replaced")
                 due = self.revision != body["revision"]
-                mine = [] if due else self._pick(claim_id, body["free_slots"])
+                mine = [] if due else self._pick(claim_id, body["free_slots"], body)
                 left = deadline - time.monotonic()
                 if mine or due or left <= 0 or self.newest_claim != claim_id or self.down:
                     break
@@ -283,7 +298,8 @@ class ControlPlane:
         offers = [self._offer(job) for job in mine if job.state == "claimed"]
         return {"jobs": offers, "heartbeat_due": self.revision != body["revision"]}
 
-    def _pick(self, claim_id: str, free: int) -> list[FakeJob]:
+    def _pick(self, claim_id: str, free: int, able: dict[str, Any]) -> list[FakeJob]:
+        only, without = able.get("only_queues"), able.get("without_queues", ())
         if self.enforce_concurrency:
             held = sum(job.slots for job in self.jobs.values() if job.state in {"claimed", "running"})
             free = min(free, (self.concurrency or self.reported_concurrency) - held)
@@ -291,7 +307,8 @@ class ControlPlane:
             return []
         picked = []
         for job in self.jobs.values():
-            if job.state == "queued" and job.slots <= free:
+            runs = job.queue not in without and (only is None or job.queue in only)
+            if job.state == "queued" and job.slots <= free and runs:
                 free -= job.slots
                 job.state, job.claim_id, job.claimed_at = "claimed", claim_id, time.monotonic()
                 job.attempt += 1
@@ -405,6 +422,8 @@ class ControlPlane:
             protocol_version = "HTTP/1.1"
 
             def handle_one(self) -> None:
+                if isinstance(self.connection, ssl.SSLSocket) and (shown := self.connection.getpeercert()):
+                    plane.shown.add(str(shown["subject"][0][0][1]))  # type: ignore[index]
                 raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 parts = urlsplit(self.path)
                 try:
@@ -433,9 +452,16 @@ class ControlPlane:
 
             do_GET = do_POST = do_PATCH = do_PUT = handle_one
 
+            def setup(self) -> None:
+                if plane._tls is not None:  # the handshake comes with the first byte that is read
+                    self.request = plane._tls.wrap_socket(self.request, True, do_handshake_on_connect=False)
+                super().setup()
+
             def handle(self) -> None:
+                plane._connections.add(self.connection)
                 with contextlib.suppress(OSError):  # killed agents reset their connections
                     super().handle()
+                plane._connections.discard(self.connection)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
