@@ -6,6 +6,7 @@ import contextlib
 import select
 import signal
 import socket
+import time
 
 
 class Attention:
@@ -15,6 +16,8 @@ class Attention:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
+        #: When the main thread last waited here: it comes back here all the time.
+        self.waited_at = time.monotonic()
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
 
     def call(self) -> None:
@@ -23,7 +26,10 @@ class Attention:
 
     def wait(self, seconds: float) -> None:
         """Until called, but no longer than that."""
-        if select.select([self._reader], [], [], seconds)[0]:
-            with contextlib.suppress(BlockingIOError):
-                while self._reader.recv(4096):
-                    pass
+        try:
+            if select.select([self._reader], [], [], seconds)[0]:
+                with contextlib.suppress(BlockingIOError):
+                    while self._reader.recv(4096):
+                        pass
+        finally:
+            self.waited_at = time.monotonic()

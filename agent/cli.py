@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from agent import errors
-from agent.commands import enrol, run, version
+from agent.commands import doctor, enrol, run, version
 
 
 class Command(Protocol):
@@ -27,7 +27,12 @@ class Command(Protocol):
 
 
 #: In the order of the help.
-COMMANDS: dict[str, Command] = {"enrol": enrol, "run": run, "version": version}
+COMMANDS: dict[str, Command] = {
+    "enrol": enrol,
+    "run": run,
+    "doctor": doctor,
+    "version": version,
+}
 UNKNOWN = "unrecognized arguments: "
 #: What somebody has put on the command line by mistake must not be printed as well.
 TOKEN = re.compile(r"\bece?_\w+_")

@@ -40,6 +40,13 @@ class Loop(threading.Thread):
         self._ending = threading.Event()
         self._backoff = backoff or Backoff()
         self._said: tuple[str, float] = ("", 0.0)
+        #: When the step that it is in began; None between steps.
+        self.began_at: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has been told to end."""
+        return self._ending.is_set()
 
     def wake(self) -> None:
         self._woken.set()
@@ -51,7 +58,9 @@ class Loop(threading.Thread):
     def run(self) -> None:
         while not self._ending.is_set():
             self._woken.clear()
+            self.began_at = time.monotonic()
             failed, seconds = self._step_safely()
+            self.began_at = None
             if failed:
                 # A wake-up must not turn an outage into a flood.
                 self._ending.wait(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from django.conf import settings
@@ -11,14 +12,17 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from jobs_app.agent_api import MOST_QUEUES, AgentView, checked
+from jobs_app.agent_api import LONGEST_VERSION, MOST_QUEUES, AgentView, VersionSerializer, checked, server_version
 from jobs_app.models import Queue
+from workers_app import versions
 from workers_app.auth import IsAgent
 from workers_app.operations import LONGEST_QUEUE
 from workers_app.states import Requested
 
 
 class QuestionSerializer(serializers.Serializer[Any]):
+    agent_version = serializers.CharField(required=False, allow_blank=True, max_length=LONGEST_VERSION)
+    protocol = serializers.IntegerField(required=False)
     queue = serializers.ListField(child=serializers.CharField(max_length=LONGEST_QUEUE), max_length=MOST_QUEUES)
 
 
@@ -40,6 +44,7 @@ class MeSerializer(serializers.Serializer[Any]):
     outage_patience_seconds = serializers.IntegerField()
     execution_api_url = serializers.CharField(allow_blank=True)
     server_version = serializers.CharField()
+    version = VersionSerializer()
 
 
 class MeView(AgentView):
@@ -49,11 +54,17 @@ class MeView(AgentView):
 
     @extend_schema(
         responses=MeSerializer,
-        parameters=[OpenApiParameter("queue", OpenApiTypes.STR, many=True, description="Tell about these queues too.")],
+        parameters=[
+            OpenApiParameter("queue", OpenApiTypes.STR, many=True, description="Tell about these queues too."),
+            OpenApiParameter("agent_version", OpenApiTypes.STR, description="Of who asks."),
+            OpenApiParameter("protocol", OpenApiTypes.INT, description="What it speaks."),
+        ],
     )
     def get(self, request: Request) -> Response:
         worker = self.worker(request)
-        asked = checked(QuestionSerializer(data={"queue": request.query_params.getlist("queue")}))["queue"]
+        given = {name: values[0] for name, values in request.query_params.lists() if values}
+        said = checked(QuestionSerializer(data={**given, "queue": request.query_params.getlist("queue")}))
+        asked = said["queue"]
         known = Queue.objects.in_bulk(asked)
         allowed = worker.allowed_queues if worker.queues_override is None else worker.queues_override
         return Response(
@@ -75,6 +86,11 @@ class MeView(AgentView):
                 "comment": worker.requested_comment,
                 "outage_patience_seconds": settings.EDGECONTROL.outage_patience_seconds,
                 "execution_api_url": settings.EDGECONTROL.execution_api_url,
-                "server_version": settings.SPECTACULAR_SETTINGS["VERSION"],
+                "server_version": server_version(),
+                "version": asdict(
+                    versions.judge(
+                        said.get("agent_version", ""), server_version=server_version(), protocol=said.get("protocol")
+                    )
+                ),
             }
         )

@@ -20,8 +20,8 @@ FOREIGN = {
     "jobs_app": {"edgecontrol", "airflow_bridge", "agent", "airflow"},
     "edgecontrol": {"airflow_bridge", "agent", "airflow"},
 }
-#: One file of stdlib, Airflow and what Airflow itself needs, started by path in the task interpreter.
-RUNNER = "agent/runner.py"
+#: Files of stdlib, Airflow and what Airflow itself needs, each run by itself in the task interpreter.
+IN_TASK_INTERPRETER = ("agent/runner.py", "agent/doctor/look.py")
 BROUGHT_BY_AIRFLOW = {"airflow", "httpx", "pydantic", "setproctitle"}
 
 #: Inside an app: each layer may import the ones below it, never above.
@@ -76,13 +76,18 @@ def test_a_program_imports_only_what_it_may_know(package: str) -> None:
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sources(package)
         for name in imported(path)
-        if name.split(".")[0] in FOREIGN[package] - ({"airflow"} if str(path.relative_to(ROOT)) == RUNNER else set())
+        if name.split(".")[0] in FOREIGN[package] - (BROUGHT_BY_AIRFLOW if runs_there(path) else set())
     ]
     assert not wrong
 
 
-def test_the_runner_knows_only_airflow_and_the_standard_library() -> None:
-    tops = {name.split(".")[0] for name in imported(ROOT / RUNNER)}
+def runs_there(path: Path) -> bool:
+    return str(path.relative_to(ROOT)) in IN_TASK_INTERPRETER
+
+
+@pytest.mark.parametrize("path", IN_TASK_INTERPRETER)
+def test_what_runs_in_a_task_interpreter_knows_only_airflow_and_the_standard_library(path: str) -> None:
+    tops = {name.split(".")[0] for name in imported(ROOT / path)}
     assert tops <= {*sys.stdlib_module_names, *BROUGHT_BY_AIRFLOW}
 
 

@@ -100,6 +100,14 @@ class TestMe:
             {"name": "paint", "allowed": False, "known": False, "paused": False, "comment": ""},
         ]
 
+    def test_it_judges_the_version_of_who_asks(self, agent: Make) -> None:
+        caller = agent(agent_version="0.0.1")
+        assert good(self.get(caller, "?agent_version=0.1.0&protocol=1"))["version"] == {"verdict": "ok", "text": ""}
+        said = good(self.get(caller, "?agent_version=0.0.9&protocol=0"))["version"]
+        assert said["verdict"] == "refused"
+        assert "too old" in said["text"]
+        refusal(self.get(caller, "?protocol=x"), 400, "invalid_request")
+
     def test_nobody_is_told_without_a_good_token(self, agent: Make) -> None:
         caller = agent()
         auth.revoke([caller.worker.pk], by=OPS)
