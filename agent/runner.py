@@ -24,11 +24,13 @@ import select
 import selectors
 import signal
 import socket
+import ssl
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -360,13 +362,83 @@ def forget_token(directory: Path, workload: dict[str, Any]) -> None:
     write_json(directory / "workload.json", {key: value for key, value in workload.items() if key != "token"})
 
 
+class Renewal:
+    """Has a client's new connections use certificates that were replaced meanwhile: the SDK reads them once per task.
+
+    Whom it trusted before, it goes on trusting.
+    """
+
+    def __init__(self, sdk: Any, context: Any) -> None:
+        self.context = context
+        self.certificate = getattr(sdk, "API_CLIENT_SSL_CERT", None)
+        self.key = getattr(sdk, "API_CLIENT_SSL_KEY", None)
+        self.authorities = getattr(sdk, "API_SSL_CA_FILE_PATH", None)
+        self.stamps = self._stamps()
+
+    def look(self) -> None:
+        """Read the files again when they have changed; those that are not whole yet, at their next change."""
+        stamps = self._stamps()
+        if stamps == self.stamps:
+            return
+        self.stamps = stamps
+        with contextlib.suppress(OSError, ValueError):  # OpenSSL's errors are among them
+            if self.certificate:
+                # Tried apart: a certificate whose key does not fit would spoil the context that is in use.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self.certificate, self.key)
+                self.context.load_cert_chain(self.certificate, self.key)
+            if self.authorities:
+                self.context.load_verify_locations(self.authorities)
+
+    def _stamps(self) -> list[Any]:
+        return stamps(self.certificate, self.key, self.authorities)
+
+
+def stamps(*paths: str | None) -> list[Any]:
+    """What changes when one of these files does."""
+    found: list[Any] = []
+    for path in filter(None, paths):
+        try:
+            facts = os.stat(path)  # noqa: PTH116
+            found.append((facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino))
+        except OSError as error:
+            found.append(error.errno)
+    return found
+
+
+#: Whom the SDK's client trusts, and the stamps of the files by which it does.
+_trust: dict[str, Any] = {}
+
+
+def trusted(sdk: Any) -> Any:
+    """The SDK's TLS context, made before the fork: each job would need 50 ms and 6 MB to read all authorities.
+
+    It is made anew when one of their files has changed. None when this SDK has no such thing.
+    """
+    make = getattr(sdk.Client, "_get_ssl_context_cached", None)
+    if make is None:
+        return None
+    own = (getattr(sdk, "API_SSL_CA_FILE_PATH", None), getattr(sdk, "API_SSL_CERT_PATH", None))
+    system = ssl.get_default_verify_paths()
+    now = stamps(*own, system.cafile, system.capath)
+    if _trust.get("stamps") != now:
+        make.cache_clear()
+        _trust.update(stamps=now, context=make(*own))
+    return _trust["context"]
+
+
 def airflow_client(*, server: str, token: str, delivery: Delivery) -> Any:
     """The SDK's client, with every call carried by `delivery` instead of its own five tries."""
-    from airflow.sdk.api.client import Client
+    from airflow.sdk.api import client as sdk
 
-    once = getattr(Client.request, "__wrapped__", Client.request)
+    unrepeated = getattr(sdk.Client.request, "__wrapped__", sdk.Client.request)
+    context = trusted(sdk)
+    renewal = Renewal(sdk, context)
 
-    class DeliveringClient(Client):
+    def once(client: Any, method: str, url: Any, **options: Any) -> Any:
+        renewal.look()
+        return unrepeated(client, method, url, **options)
+
+    class DeliveringClient(sdk.Client):
         def request(self, method: str, url: Any, **options: Any) -> Any:
             heartbeat = f"{str(url).rpartition('/')[0]}/heartbeat"
             return delivery.call(
@@ -377,10 +449,12 @@ def airflow_client(*, server: str, token: str, delivery: Delivery) -> Any:
                 beat=lambda body: once(self, "PUT", heartbeat, content=body),
             )
 
+    if context is not None:
+        DeliveringClient._get_ssl_context_cached = staticmethod(lambda *files: context)  # a subclass has its own cache
     return DeliveringClient(base_url=server, token=token)
 
 
-def set_up_airflow(*, directory: Path, hostname: str, before: frozenset[str]) -> None:
+def set_up_airflow(*, directory: Path, hostname: str, since: str) -> None:
     """Adjust the imported Airflow to this job: where its log goes, its host name, and who decides about patience."""
     from airflow.sdk import log as sdk_log
     from airflow.sdk.api import client
@@ -395,7 +469,7 @@ def set_up_airflow(*, directory: Path, hostname: str, before: frozenset[str]) ->
     if hasattr(os, "pidfd_open"):
         notice_exits(supervisor)
     survive_full_disks(supervisor)
-    note_imports_of_task(task_runner, directory, before=before)
+    note_imports_of_task(task_runner, directory, since=since)
     processors = sdk_log.logging_processors
     # Cached like the original, since Airflow clears that cache.
     sdk_log.logging_processors = functools.cache(lambda *args, **options: in_order(processors(*args, **options)))
@@ -497,9 +571,18 @@ def notice_exits(supervisor: Any) -> None:
     watched._register_pipe_readers, watched._service_subprocess = register_and_watch, serve_and_let_go
 
 
-def note_imports(directory: Path, *, before: frozenset[str]) -> None:
-    """Write down which of Airflow's modules this process has imported since `before`, for the jobs that follow."""
-    names = [name for name in list(sys.modules) if name not in before and LEARNED.fullmatch(name)]
+def newest_import() -> str:
+    """The module that this process has imported last."""
+    return next(reversed(sys.modules))
+
+
+def note_imports(directory: Path, *, since: str) -> None:
+    """Write down which of Airflow's modules this process has imported after that one, for the jobs that follow.
+
+    The older ones are left alone: to look at their names alone would take 4 MB from the memory that forks share.
+    """
+    later = list(takewhile(lambda name: name != since, reversed(sys.modules)))
+    names = [name for name in reversed(later) if LEARNED.fullmatch(name)]
     if not names:
         return
     with contextlib.suppress(OSError):
@@ -508,7 +591,7 @@ def note_imports(directory: Path, *, before: frozenset[str]) -> None:
             file.write("".join(f"{name}\n" for name in names))
 
 
-def note_imports_of_task(task_runner: Any, directory: Path, *, before: frozenset[str]) -> None:
+def note_imports_of_task(task_runner: Any, directory: Path, *, since: str) -> None:
     """Have the task's own process, which the SDK forks once more, write down its imports when it ends."""
     main = getattr(task_runner, "main", None)
     if main is None:
@@ -518,17 +601,25 @@ def note_imports_of_task(task_runner: Any, directory: Path, *, before: frozenset
         try:
             main()
         finally:
-            note_imports(directory, before=before)
+            note_imports(directory, since=since)
 
     task_runner.main = main_and_note
 
 
-def run_workload(*, workload: dict[str, Any], client: Any) -> int:
-    """Hand the workload to the supervisor that Airflow has for its kind, as `BaseExecutor.run_workload` does."""
-    from airflow.executors.workloads import ExecuteCallback, ExecuteTask, ExecutorWorkload, TestConnection
+@functools.cache
+def reader_of_workloads() -> Any:
+    """What reads every kind of workload; building it takes longer than reading one."""
+    from airflow.executors.workloads import ExecutorWorkload
     from pydantic import TypeAdapter
 
-    parsed = TypeAdapter(ExecutorWorkload).validate_python(workload)
+    return TypeAdapter(ExecutorWorkload)
+
+
+def run_workload(*, workload: dict[str, Any], client: Any) -> int:
+    """Hand the workload to the supervisor that Airflow has for its kind, as `BaseExecutor.run_workload` does."""
+    from airflow.executors.workloads import ExecuteCallback, ExecuteTask, TestConnection
+
+    parsed = reader_of_workloads().validate_python(workload)
     with contextlib.suppress(ImportError):
         from setproctitle import setproctitle
 
@@ -597,11 +688,11 @@ def supervise(directory: Path) -> int:
         import httpx
 
         delivery.network_errors = (httpx.RequestError,)
-        before = frozenset(sys.modules)
-        set_up_airflow(directory=directory, hostname=job["hostname"], before=before)
+        newest = newest_import()
+        set_up_airflow(directory=directory, hostname=job["hostname"], since=newest)
         client = airflow_client(server=job["execution_api_url"], token=workload["token"], delivery=delivery)
         exit_code = run_workload(workload=workload, client=client)
-        note_imports(directory, before=before)
+        note_imports(directory, since=newest)
         if job["kind"] != "ExecuteTask" and exit_code == 0:
             delivery.accepted = "success"  # these have no final state at Airflow; the executor tells it
     except BaseException as error:
@@ -630,6 +721,21 @@ def preload() -> None:
     os.environ.setdefault("_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK", "1")
     for name in PRELOAD:
         importlib.import_module(name)
+
+
+def warm_up() -> None:
+    """Make once, before the first fork, what each job would make for itself, in memory of its own."""
+    from airflow.sdk.api import client
+    from airflow.sdk.execution_time import comms
+
+    reader_of_workloads()
+    trusted(client)
+    build, kind = comms.TypeAdapter, comms.ToTask
+    reader = build(kind)
+    # Each task builds two of these for what its supervisor says (Airflow 3.3.2).
+    comms.TypeAdapter = lambda wanted, *args, **options: (
+        reader if wanted is kind and not args and not options else build(wanted, *args, **options)
+    )
 
 
 def airflow_version() -> str:
@@ -783,6 +889,8 @@ class ForkServer:
         """Import Airflow once. A failure is told to the agents: this interpreter cannot run anything."""
         try:
             preload()
+            with contextlib.suppress(Exception):  # what another version of Airflow does not have, jobs do without
+                warm_up()
             settle_memory()
             self.ready = True
         except BaseException as error:
@@ -936,7 +1044,7 @@ class ForkServer:
 
 def enter(directory: Path) -> None:
     """A session of its own for the job, its output in its own directory, and its mark for whatever it starts."""
-    if os.getsid(0) != os.getpid():
+    if hasattr(os, "setsid") and os.getsid(0) != os.getpid():
         os.setsid()
     os.environ["EDGECONTROL_JOB"] = directory.name
     output = os.open(directory / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -1012,8 +1120,7 @@ def main() -> int:
     if arguments.probe:
         print(json.dumps({"airflow_version": airflow_version(), "python": sys.version.split()[0]}))  # noqa: T201
     elif arguments.job:
-        if hasattr(os, "setsid"):
-            enter(arguments.job)
+        enter(arguments.job)
         return supervise(arguments.job)
     else:
         serve(arguments.socket, idle_seconds=arguments.idle_seconds)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent import runner
-from agent.runner import Lessons, note_imports
+from agent.runner import Lessons, newest_import, note_imports
 
 
 @pytest.fixture
@@ -19,12 +19,22 @@ def lessons() -> Iterator[Lessons]:
         os.waitpid(lessons.rehearsal, 0)
 
 
-def test_only_modules_of_airflow_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("airflow.providers.one", "airflowing", "of_a_dag", "numpy.random", "airflow.unusual-name"):
+def test_only_modules_of_airflow_are_written_down_and_only_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(runner.sys.modules, "airflow.providers.before", runner)
+    since = newest_import()
+    for name in (
+        "airflow.providers.one",
+        "airflowing",
+        "of_a_dag",
+        "numpy.random",
+        "airflow.unusual-name",
+        "airflow.b",
+    ):
         monkeypatch.setitem(runner.sys.modules, name, runner)
-    before = frozenset(runner.sys.modules) - {"airflow.providers.one", "airflowing", "of_a_dag", "airflow.unusual-name"}
-    note_imports(tmp_path, before=before)
-    assert (tmp_path / "imported").read_text() == "airflow.providers.one\n"
+    note_imports(tmp_path, since=since)
+    assert (tmp_path / "imported").read_text() == "airflow.providers.one\nairflow.b\n"
 
 
 def test_only_modules_of_airflow_are_read_and_each_once(tmp_path: Path, lessons: Lessons) -> None:

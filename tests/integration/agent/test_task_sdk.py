@@ -1,0 +1,102 @@
+"""The real runner on the real Task SDK, at a stand-in for the Execution API: no supervisor of it sleeps over an end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.agent.execution_api import ExecutionApi
+from tests.integration.agent.runner_process import RunnerProcess
+
+pytestmark = pytest.mark.airflow
+
+DAGS = """
+from __future__ import annotations
+
+import os
+import subprocess
+
+from airflow.sdk import dag, task
+
+
+@dag(schedule=None)
+def short():
+    @task
+    def nothing() -> None: ...
+
+    @task
+    def left_behind() -> None:
+        child = subprocess.Popen(["sleep", "600"])
+        print(f"left behind: {child.pid}")
+
+    @task
+    def closed_early() -> None:
+        os.closerange(0, 64)
+
+    nothing(), left_behind(), closed_early()
+
+
+short()
+"""
+
+
+class Site:
+    """A runner and the API that its tasks speak to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "dags").mkdir()
+        (folder / "dags" / "short.py").write_text(DAGS)
+        self.api = ExecutionApi()
+        self.runner = RunnerProcess(
+            folder,
+            python_path=[],
+            AIRFLOW_HOME=str(folder / "airflow"),
+            AIRFLOW__CORE__DAGS_FOLDER=str(folder / "dags"),
+            AIRFLOW__CORE__LOAD_EXAMPLES="false",
+            AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="false",
+            # Longer than any test waits, as the clean-up of what a task left behind: neither may be what ends a wait.
+            AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL="600",
+            AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT="600",
+        )
+
+    def run(self, task_id: str) -> Path:
+        workload = self.api.workload(dag_file="short.py", dag_id="short", task_id=task_id)
+        return self.runner.run(workload, execution_api_url=self.api.url)
+
+    def close(self) -> None:
+        self.runner.close()
+        self.api.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    yield site
+    site.close()
+
+
+def test_a_task_leaves_little_to_import_for_the_next(site: Site) -> None:
+    def imported() -> int:
+        directory = site.run("nothing")
+        assert site.runner.result(directory)["airflow_outcome"] == "success", (directory / "output").read_text()
+        noted = directory / "imported"
+        return len(noted.read_text().splitlines()) if noted.exists() else 0
+
+    site.runner.until(lambda: imported() == 0)
+
+
+def test_the_end_of_a_task_is_noticed_whoever_holds_its_output(site: Site) -> None:
+    directory = site.run("left_behind")
+    log = (directory / "log" / "task-0.log").read_text()
+    child = psutil.Process(int(log.partition("left behind: ")[2].partition('"')[0]))
+    assert child.name() == "sleep"
+    child.kill()
+    assert site.runner.result(directory)["state"] == "success"
+
+
+def test_the_end_of_a_task_is_noticed_when_its_sockets_closed_before(site: Site) -> None:
+    assert site.runner.result(site.run("closed_early"))["exit_code"] is not None
