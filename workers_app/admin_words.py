@@ -140,6 +140,10 @@ FIGURES = (
 )
 
 
+#: Of a machine's own status, which is a level of Python's logging: from where on, how grave, in a word.
+STATUS_LEVELS = ((40, "bad", "error"), (30, "warn", "warning"), (float("-inf"), "good", "well"))
+
+
 def figures(sysinfo: Any) -> list[dict[str, Any]]:
     """The figures that the machine told; what is no number is left out, as it comes from the edge."""
     found = []
@@ -152,6 +156,18 @@ def figures(sysinfo: Any) -> list[dict[str, Any]]:
         full = min(100, round(100 * value / bad if key == "load_per_cpu" else value))
         found.append({"name": name, "text": text, "tone": tone, "full": full})
     return found
+
+
+def own_check(sysinfo: Any) -> dict[str, str] | None:
+    """What the machine's own function says of its status: a tone, and words; None where it says nothing."""
+    told = sysinfo if isinstance(sysinfo, Mapping) else {}
+    level, text, error = (told.get(key) for key in ("status", "status_text", "extended_sysinfo_error"))
+    if isinstance(error, str) and error:
+        return {"tone": "warn", "text": f"does not work: {error}"}
+    if isinstance(level, bool) or not isinstance(level, int):
+        return None
+    tone, word = next((tone, word) for least, tone, word in STATUS_LEVELS if level >= least)
+    return {"tone": tone, "text": text if isinstance(text, str) and text else word}
 
 
 def meters(sysinfo: Any) -> SafeString:

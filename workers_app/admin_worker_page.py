@@ -53,6 +53,13 @@ _SYSINFO = {
     "memory_used_percent": "Memory used (%)",
     "disk_used_percent": "Disk used (%)",
     "disk_free_gb": "Disk free (GB)",
+    "airflow_version": "Airflow",
+    "clock_off_seconds": "Clock is off by (s)",
+    "not_served": "Cannot serve",
+    "not_working": "Takes no work",
+    "status": "Own check, as a level",
+    "status_text": "Own check says",
+    "extended_sysinfo_error": "Own check does not work",
 }
 
 #: What one waits for after a wish, in the order in which the states come.
@@ -140,6 +147,7 @@ class WorkerPage(OperationsAdmin):
             "slots_used": sum(job.slots for job in held),
             "slots": worker.effective_concurrency,
             "figures": admin_words.figures(worker.sysinfo),
+            "own_check": admin_words.own_check(worker.sysinfo),
             "foremost": self.operation_items(wanted, worker),
             "held": [_job(job) for job in held] if see_jobs else [],
             "held_count": len(held),

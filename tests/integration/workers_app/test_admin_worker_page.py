@@ -53,6 +53,19 @@ def test_the_page_survives_whatever_the_machine_tells(ops: Client, make_worker: 
     assert "idle" in page(ops, worker, "live")
 
 
+def test_what_the_machines_own_function_tells_is_shown(ops: Client, make_worker: Make) -> None:
+    told = {"belts": 3, "status": 40, "status_text": "the <belt> is torn"}
+    worker = make_worker("site-7", sysinfo=told)
+    assert "the &lt;belt&gt; is torn" in page(ops, worker, "live")
+    html = page(ops, worker)
+    for part in ("<dt>belts</dt><dd>3</dd>", "<dt>Own check says</dt>"):
+        assert part in html
+    Worker.objects.update(sysinfo={"extended_sysinfo_error": "OSError: no such sensor"})
+    assert "does not work: OSError: no such sensor" in page(ops, worker, "live")
+    Worker.objects.update(sysinfo={})
+    assert "Own check" not in page(ops, worker)
+
+
 def test_an_idle_worker_that_takes_no_work_is_not_called_ready(ops: Client, make_worker: Make) -> None:
     worker = make_worker(sysinfo={"not_working": "Airflow's API: <no answer>"})
     for html in (page(ops, worker, "live"), text(ops.get(LIST))):

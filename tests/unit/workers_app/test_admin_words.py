@@ -69,6 +69,26 @@ def test_a_figure_is_marked_when_it_is_high(percent: float, tone: str) -> None:
     assert (figure["tone"], figure["text"]) == (tone, f"{percent:.0f}%")
 
 
+@pytest.mark.parametrize(
+    ("sysinfo", "tone", "words"),
+    [
+        ({"status": 20}, "good", "well"),
+        ({"status": 0, "status_text": "all belts run"}, "good", "all belts run"),
+        ({"status": 30, "status_text": ""}, "warn", "warning"),
+        ({"status": 40, "status_text": "the belt is torn"}, "bad", "the belt is torn"),
+        ({"status": 10**40, "status_text": 7}, "bad", "error"),
+        ({"status": 20, "extended_sysinfo_error": "OSError: gone"}, "warn", "does not work: OSError: gone"),
+    ],
+)
+def test_a_machines_own_check_is_told_in_words(sysinfo: Any, tone: str, words: str) -> None:
+    assert admin_words.own_check(sysinfo) == {"tone": tone, "text": words}
+
+
+@pytest.mark.parametrize("sysinfo", [None, [], {}, {"status": "bad"}, {"status": True}, {"status_text": "x"}])
+def test_a_machine_without_an_own_check_is_not_said_to_have_one(sysinfo: Any) -> None:
+    assert admin_words.own_check(sysinfo) is None
+
+
 def test_only_so_many_queues_are_named() -> None:
     tags = admin_words.queues(["a", "b", "<c>", "d", "e"], most=3)
     assert "&lt;c&gt;" in tags
