@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import certifi
 import requests
 
 from agent.deadline import PromptAdapter
@@ -91,7 +92,7 @@ class Certificates:
     def _trust(self) -> ssl.SSLContext:
         if self.ca_bundle is None:
             context = ssl.create_default_context()
-            context.load_verify_locations(requests.certs.where())
+            context.load_verify_locations(certifi.where())
             return context
         check_readable(self.ca_bundle, what="the CA bundle")
         try:
