@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 from agent import errors
 from agent.commands import doctor, enrol, run, version
+from agent.launch import as_typed
 
 
 class Command(Protocol):
@@ -78,8 +79,8 @@ def build_parser() -> Parser:
 
 def texts(description: str, *epilog: str) -> dict[str, Any]:
     return {
-        "description": description,
-        "epilog": "\n".join(epilog),
+        "description": as_typed(description),
+        "epilog": as_typed("\n".join(epilog)),
         "formatter_class": argparse.RawDescriptionHelpFormatter,
         "allow_abbrev": False,
     }
@@ -98,5 +99,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def ended_by(error: errors.AgentError) -> int:
-    print(f"edge-agent: {error}", file=sys.stderr)  # noqa: T201
+    print(f"edge-agent: {as_typed(str(error))}", file=sys.stderr)  # noqa: T201
     return error.exit_code

@@ -8,6 +8,7 @@ from typing import Any
 
 from agent import config
 from agent.commands.texts import STATE_DIR_HELP, URL_HELP, add_certificate_flags
+from agent.launch import as_typed
 
 SUMMARY = "make this machine known to a control plane, once"
 DESCRIPTION = """\
@@ -52,4 +53,4 @@ def run(flags: dict[str, Any]) -> None:
     from agent.enrol import enrol
 
     force = flags.pop("force")
-    print(enrol(config.load_enrolment(flags=flags, force=force, environ=os.environ)))  # noqa: T201
+    print(as_typed(enrol(config.load_enrolment(flags=flags, force=force, environ=os.environ))))  # noqa: T201

@@ -48,6 +48,7 @@ def works_off_a_job(start_agent: Start, plane: ControlPlane, *, program: Sequenc
     """From the enrolment token to the end of a job, with a graceful end."""
     enrolled = run(*program, "enrol", "--url", plane.url, folder=folder, typed=plane.invite() + "\n")
     assert enrolled.returncode == 0, enrolled.stderr
+    assert ("next: python3 edge-agent.pyz run" in enrolled.stdout) == (program[-1] == "edge-agent.pyz")
     # Tasks have an environment of their own.
     agent = start_agent(
         "--task-python", sys.executable, enrolled=True, program=program, XDG_CACHE_HOME=str(folder / "cache")
@@ -87,6 +88,16 @@ def test_an_environment_with_nothing_but_the_agents_requirements_is_enough(
 def test_one_file_is_enough(tmp_path: Path, one_file: Path, plane: ControlPlane, start_agent: Start) -> None:
     (tmp_path / "edge-agent.pyz").write_bytes(one_file.read_bytes())
     works_off_a_job(start_agent, plane, program=[*BARE, "edge-agent.pyz"], folder=tmp_path)
+
+
+def test_what_one_file_says_can_be_typed(tmp_path: Path, one_file: Path) -> None:
+    (tmp_path / "edge-agent.pyz").symlink_to(one_file)
+    said = run(*BARE, "edge-agent.pyz", "run", "--help", folder=tmp_path).stdout
+    assert "python3 edge-agent.pyz enrol --url" in said
+    nothing = run(*BARE, "edge-agent.pyz", "run", "--url", "https://edge.example.com", folder=tmp_path)
+    assert nothing.returncode == 2
+    assert "`python3 edge-agent.pyz enrol" in nothing.stderr
+    assert "python -m agent" not in said + nothing.stderr
 
 
 def test_one_file_takes_nothing_from_the_interpreter_that_runs_it(tmp_path: Path, one_file: Path) -> None:
