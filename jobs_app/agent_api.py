@@ -10,6 +10,7 @@ import json
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any, Protocol, cast
 from uuid import UUID
 
@@ -28,12 +29,12 @@ from rest_framework.views import APIView
 from jobs_app import lifecycle, logs
 from jobs_app.models import Job, Queue
 from jobs_app.states import JobState, ReportState
-from workers_app import registry, versions
+from workers_app import registry, versions, wishes
 from workers_app.audit import client_address
 from workers_app.auth import SESSION_HEADER, IsAgent, IsCurrentSession, WorkerTokenAuthentication
 from workers_app.models import Worker
-from workers_app.operations import LONGEST_QUEUE
-from workers_app.states import Reported, Requested
+from workers_app.operations import LONGEST_COMMENT, LONGEST_QUEUE
+from workers_app.states import Reported, Requested, RequestedBy
 
 #: More slots than any machine has.
 MOST_SLOTS = 10_000
@@ -41,6 +42,7 @@ MOST_SLOTS = 10_000
 MOST_QUEUES = 1000
 MOST_FIGURES_BYTES = 64 * 1024
 LONGEST_VERSION = 200
+OLDEST_WISH_SECONDS = 10 * 365 * 86400
 
 _SESSION = OpenApiParameter(
     SESSION_HEADER,
@@ -149,6 +151,11 @@ class OrdersSerializer(serializers.Serializer[Any]):
     deadline_seconds = serializers.FloatField(
         allow_null=True, help_text="With shutdown: when jobs that still run are stopped; null waits for them."
     )
+    requested_by = serializers.ChoiceField(
+        choices=[by.value for by in RequestedBy], allow_blank=True, help_text="Empty: nobody has wished for anything."
+    )
+    requested_by_name = serializers.CharField(allow_blank=True)
+    wish_taken = serializers.UUIDField(allow_null=True, help_text="The wish of the request, which is known now.")
     gone = GonePairSerializer(many=True, help_text="Listed by the agent and no longer its own: stop them, forget them.")
     version = VersionSerializer()
 
@@ -159,6 +166,8 @@ def orders(worker: Worker, *, held: list[dict[str, Any]], protocol: int | None) 
     gone = lifecycle.not_held_any_more(worker_id=worker.pk, listed=pairs, young_seconds=young)
     return {
         "requested": worker.requested,
+        "requested_by": worker.requested_by_kind,
+        "requested_by_name": worker.requested_by,
         "comment": worker.requested_comment,
         "queues": worker.effective_queues,
         "concurrency": worker.effective_concurrency,
@@ -198,6 +207,48 @@ class HealthView(APIView):
         return Response(HealthSerializer({"status": "ok", "version": server_version(), "time": timezone.now()}).data)
 
 
+class Reason(serializers.CharField):
+    """Text for people, made storable rather than refused: no report is lost for its wording."""
+
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        if isinstance(data, str):
+            data = data.replace("\0", "\ufffd").encode(errors="replace").decode()[:4000]
+        return super().run_validation(data)
+
+
+class WishSerializer(serializers.Serializer[Any]):
+    """Maintenance that is wanted on the machine itself, or its end. One that makes no sense is none: no lease ends."""
+
+    id = serializers.UUIDField(help_text="Repeated until an answer names it as `wish_taken`.")
+    requested = serializers.ChoiceField(choices=[Requested.MAINTENANCE.value, Requested.ACTIVE.value])
+    comment = Reason(allow_blank=True)
+    by = serializers.ChoiceField(choices=[RequestedBy.MACHINE.value, RequestedBy.AUTOMATIC.value])
+    age_seconds = serializers.FloatField(
+        required=False, min_value=0, max_value=OLDEST_WISH_SECONDS, help_text="How long ago somebody had it."
+    )
+
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        try:
+            return super().run_validation(data)
+        except exceptions.ValidationError:
+            return None
+
+
+def hear_wish(worker: Worker, said: dict[str, Any] | None, *, request: Request) -> dict[str, Any]:
+    """Do what the machine wants of itself; returns the part of the answer that says so."""
+    if said is None:
+        return {"wish_taken": None}
+    wish = wishes.MachineWish(
+        id=said["id"],
+        requested=Requested(said["requested"]),
+        comment=said["comment"][:LONGEST_COMMENT],
+        automatic=said["by"] == RequestedBy.AUTOMATIC,
+        age=timedelta(seconds=said.get("age_seconds", 0.0)),
+    )
+    wishes.hear(worker, wish, origin=client_address(request))
+    return {"wish_taken": wish.id}
+
+
 class RegisterSerializer(serializers.Serializer[Any]):
     session = serializers.UUIDField()
     replaces = serializers.UUIDField(
@@ -214,6 +265,7 @@ class RegisterSerializer(serializers.Serializer[Any]):
     held = PairSerializer(
         many=True, help_text="Jobs the agent can account for: alive, or finished with a result on disk."
     )
+    wish = WishSerializer(required=False, allow_null=True)
 
 
 class RegisteredSerializer(OrdersSerializer):
@@ -235,7 +287,7 @@ class RegisterView(AgentView):
     @extend_schema(request=RegisterSerializer, responses=RegisteredSerializer)
     def post(self, request: Request) -> Response:
         said = checked(RegisterSerializer(data=request.data))
-        held, protocol = said.pop("held"), said.pop("protocol")
+        held, protocol, wish = said.pop("held"), said.pop("protocol"), said.pop("wish", None)
         if protocol < versions.OLDEST_PROTOCOL:
             raise registry.OutdatedAgent
         worker = self.worker(request)
@@ -249,6 +301,7 @@ class RegisterView(AgentView):
             if rebooted is not None:
                 lifecycle.lose_unaccounted(worker_id=worker.pk, accounted_for=accounted_for, rebooted=rebooted)
         Queue.objects.remember(said["queues"] or ())
+        heard = hear_wish(worker, wish, request=request)
         ours = settings.EDGECONTROL
         return Response(
             {
@@ -261,17 +314,9 @@ class RegisterView(AgentView):
                 "log_cap_bytes": ours.log_cap_bytes,
                 "server_version": server_version(),
                 **orders(worker, held=held, protocol=protocol),
+                **heard,
             }
         )
-
-
-class Reason(serializers.CharField):
-    """Text for people, made storable rather than refused: no report is lost for its wording."""
-
-    def run_validation(self, data: Any = serializers.empty) -> Any:
-        if isinstance(data, str):
-            data = data.replace("\0", "\ufffd").encode(errors="replace").decode()[:4000]
-        return super().run_validation(data)
 
 
 class LogTroubleSerializer(PairSerializer):
@@ -292,6 +337,7 @@ class HeartbeatSerializer(serializers.Serializer[Any]):
         required=False, allow_blank=True, max_length=LONGEST_VERSION, help_text="It may be upgraded under the agent."
     )
     protocol = serializers.IntegerField(required=False)
+    wish = WishSerializer(required=False, allow_null=True)
 
 
 class HeartbeatView(AgentView):
@@ -314,7 +360,8 @@ class HeartbeatView(AgentView):
             worker_id=worker.pk,
             troubles=[(one["id"], one["attempt"], one["trouble"]) for one in said.get("log_troubles", [])],
         )
-        return Response(orders(worker, held=said["held"], protocol=said.get("protocol")))
+        heard = hear_wish(worker, said.get("wish"), request=request)
+        return Response({**orders(worker, held=said["held"], protocol=said.get("protocol")), **heard})
 
 
 class ClaimSerializer(serializers.Serializer[Any]):

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from uuid import UUID
 
 from django.db.models import NOT_PROVIDED
 from drf_spectacular.generators import SchemaGenerator
@@ -18,6 +19,7 @@ import agent
 import edgecontrol
 from agent.client import ORDERS, REGISTERED
 from agent.orders import Orders
+from agent.wishes import ACTIVE, AUTOMATIC, MACHINE, MAINTENANCE, OPERATOR, Wish
 from airflow_bridge import config as bridge_config
 from airflow_bridge import states as bridge_states
 from airflow_bridge import store
@@ -28,6 +30,7 @@ from jobs_app.notices import JOBS_CHANNEL
 from workers_app import versions
 from workers_app.models import Worker
 from workers_app.notices import WORKER_CHANNEL
+from workers_app.states import RequestedBy
 
 STORE = Path(store.__file__).read_text()
 
@@ -88,6 +91,15 @@ def test_the_agent_obeys_the_verdicts_that_the_control_plane_gives() -> None:
         orders.apply({"version": dataclasses.asdict(versions.Judgement(verdict, "why"))})
         obeyed[verdict.value] = (orders.verdict, orders.draining)
     assert obeyed == {"ok": ("ok", False), "outdated": ("outdated", False), "refused": ("refused", True)}
+
+
+def test_the_control_plane_understands_the_wishes_of_a_machine_and_answers_what_the_agent_reads() -> None:
+    for requested, by in ((MAINTENANCE, MACHINE), (ACTIVE, AUTOMATIC)):
+        wish = Wish(requested=requested, comment="", by=by).told()
+        assert agent_api.WishSerializer(data=wish).run_validation(wish)["id"] == UUID(wish["id"])
+    read = set(re.findall(r"requested_by\w*|wish_taken", Path(agent.__file__).with_name("orders.py").read_text()))
+    assert read <= set(agent_api.OrdersSerializer().fields)
+    assert {OPERATOR, MACHINE, AUTOMATIC} == {by.value for by in RequestedBy}
 
 
 def test_an_answer_has_all_by_which_the_agent_knows_a_control_plane() -> None:

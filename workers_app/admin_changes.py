@@ -48,7 +48,7 @@ _WHO = {
     ActorKind.PERSON: "Somebody in the admin or at the API",
     ActorKind.COMMAND: "Somebody with a shell on the control plane",
     ActorKind.MACHINE: "The machine itself",
-    ActorKind.AUTOMATIC: "The control plane by itself",
+    ActorKind.AUTOMATIC: "Nobody: it happened by itself",
 }
 #: Longer values are cut in the list; their end is shown to those who point at them.
 _LONGEST_VALUE = 120

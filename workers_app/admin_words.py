@@ -120,7 +120,7 @@ def wish(worker: Worker) -> SafeString:
     if worker.requested == Requested.ACTIVE:
         return mark_safe("")
     shutdown = worker.requested == Requested.SHUTDOWN
-    parts = [format_html("{} {}", worker.requested_by or "somebody", moment(worker.requested_at))]
+    parts = [format_html("{} {}", worker.wished_by or "somebody", moment(worker.requested_at))]
     if worker.requested_until:
         words = "jobs are stopped {}" if shutdown else "ends {}"
         parts.append(format_html(words, moment(worker.requested_until)))

@@ -27,7 +27,7 @@ class ActorKind(StrEnum):
     COMMAND = "command"
     #: An agent, about itself.
     MACHINE = "machine"
-    #: The control plane by itself.
+    #: Nobody: the control plane by itself, or a machine's own thresholds.
     AUTOMATIC = "automatic"
 
 

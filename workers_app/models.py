@@ -11,7 +11,7 @@ from django.contrib.postgres.indexes import BrinIndex, OpClass
 from django.db import models
 from django.db.models.functions import Now, Upper
 
-from workers_app.states import Reported, Requested, Shown
+from workers_app.states import Reported, Requested, RequestedBy, Shown
 
 
 class Worker(models.Model):
@@ -24,7 +24,14 @@ class Worker(models.Model):
     boot_id = models.TextField(db_default="", editable=False)
 
     requested = models.TextField(choices=[(r.value, r.value) for r in Requested], db_default=Requested.ACTIVE.value)
+    #: Their name: a login, the user of a shell, or the machine's own.
     requested_by = models.TextField(db_default="", blank=True)
+    #: operator, machine or automatic; empty as long as nobody has wished for anything.
+    requested_by_kind = models.TextField(
+        choices=[(by.value, by.value) for by in RequestedBy], db_default="", blank=True
+    )
+    #: The last wish of the machine itself that was heard; its agent repeats it until it knows that.
+    heard_wish = models.UUIDField(null=True, editable=False)
     requested_at = models.DateTimeField(null=True, blank=True)
     requested_comment = models.TextField(db_default="", blank=True)
     #: Maintenance: when it ends by itself. Shutdown: when the jobs that still run are stopped.
@@ -80,6 +87,10 @@ class Worker(models.Model):
                 name="worker_reported_known",
             ),
             models.CheckConstraint(
+                condition=models.Q(requested_by_kind__in=["", *(member.value for member in RequestedBy)]),
+                name="worker_requested_by_known",
+            ),
+            models.CheckConstraint(
                 condition=models.Q(state__in=[member.value for member in Shown]), name="worker_state_known"
             ),
         ]
@@ -104,6 +115,16 @@ class Worker(models.Model):
             return self.allowed_queues if self.queues is None else self.queues
         allowed = set(self.allowed_queues)
         return [queue for queue in self.queues if queue in allowed]
+
+    @property
+    def wished_by(self) -> str:
+        """Who wants what is requested, in words; empty when nobody has wished for anything."""
+        words: dict[str, str] = {
+            RequestedBy.OPERATOR: f"operator {self.requested_by}",
+            RequestedBy.MACHINE: "somebody at the machine",
+            RequestedBy.AUTOMATIC: "itself (automatic)",
+        }
+        return words.get(self.requested_by_kind, self.requested_by)
 
     @property
     def hindrance(self) -> str:

@@ -31,7 +31,7 @@ from workers_app.audit import Actor, ActorKind
 from workers_app.models import Change, EnrolmentToken, Worker
 from workers_app.operation_views import FleetViewSet, OperationViewSet, ParameterField, QueuesField, StrictSerializer
 from workers_app.operations import Kind, Parameter
-from workers_app.states import GONE, Reported, Shown
+from workers_app.states import GONE, Reported, RequestedBy, Shown
 
 
 def server_version() -> str:
@@ -54,7 +54,13 @@ class SlotsSerializer(serializers.Serializer[Worker]):
 
 class WorkerSerializer(serializers.ModelSerializer[Worker]):
     comment = serializers.CharField(source="requested_comment")
-    by = serializers.CharField(source="requested_by")
+    by = serializers.CharField(source="requested_by", help_text="A login, the user of a shell, or the machine's name.")
+    by_kind = serializers.ChoiceField(
+        source="requested_by_kind",
+        choices=[by.value for by in RequestedBy],
+        allow_blank=True,
+        help_text="An operator, somebody at the machine, or automatic; empty when nobody has wished for anything.",
+    )
     at = serializers.DateTimeField(source="requested_at", allow_null=True)
     until = serializers.DateTimeField(
         source="requested_until",
@@ -86,6 +92,7 @@ class WorkerSerializer(serializers.ModelSerializer[Worker]):
             "requested",
             "comment",
             "by",
+            "by_kind",
             "at",
             "until",
             "reported",

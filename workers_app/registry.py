@@ -123,6 +123,7 @@ def register(*, worker: Worker, introduction: Introduction, origin: str = "") ->
                 sysinfo=introduction.sysinfo,
                 requested=requested,
                 requested_by="" if was_shut_down else row.requested_by,
+                requested_by_kind="" if was_shut_down else row.requested_by_kind,
                 requested_at=None if was_shut_down else row.requested_at,
                 requested_comment="" if was_shut_down else row.requested_comment,
                 requested_until=None if was_shut_down else row.requested_until,

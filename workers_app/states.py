@@ -20,6 +20,17 @@ class Requested(StrEnum):
     SHUTDOWN = "shutdown"
 
 
+class RequestedBy(StrEnum):
+    """Whose wish that is."""
+
+    #: Somebody in the admin, at the operator API or with a management command.
+    OPERATOR = "operator"
+    #: Somebody at the machine itself.
+    MACHINE = "machine"
+    #: Nobody: a machine's own thresholds, or an end time that has come.
+    AUTOMATIC = "automatic"
+
+
 class Reported(StrEnum):
     """What the agent last said of itself."""
 

@@ -1,4 +1,4 @@
-"""What operators want of workers: the only writer of `requested`, the operator's columns, and removals.
+"""What operators, and machines of themselves, want: the only writer of `requested`, operators' columns, and removals.
 
 Each function takes many workers, changes those it can in one transaction, writes each change into the
 record, wakes the agents, and says why it skipped the rest. Who may do it is decided by the callers.
@@ -7,17 +7,20 @@ record, wakes the agents, and says why it skipped the rest. Who may do it is dec
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from workers_app import audit, notices
-from workers_app.audit import Actor
+from workers_app.audit import Actor, ActorKind
 from workers_app.models import Worker
 from workers_app.outcomes import Outcome
-from workers_app.states import GONE, Reported, Requested, Shown, shown_state
+from workers_app.states import GONE, Reported, Requested, RequestedBy, Shown, shown_state
 
 
 class Skip(Exception):
@@ -25,7 +28,28 @@ class Skip(Exception):
 
 
 #: The columns of a wish, which a new one replaces as a whole.
-_WISH = ("requested", "requested_by", "requested_at", "requested_comment", "requested_until")
+_WISH = ("requested", "requested_by", "requested_by_kind", "requested_at", "requested_comment", "requested_until")
+#: What the record of a change names by itself.
+_NOT_TOLD = ("requested_at", "requested_by", "requested_by_kind", "heard_wish")
+_WHOSE = {
+    ActorKind.PERSON: RequestedBy.OPERATOR,
+    ActorKind.COMMAND: RequestedBy.OPERATOR,
+    ActorKind.MACHINE: RequestedBy.MACHINE,
+    ActorKind.AUTOMATIC: RequestedBy.AUTOMATIC,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineWish:
+    """Maintenance that is wanted on the machine itself, or its end."""
+
+    id: UUID
+    requested: Requested
+    comment: str
+    #: Wanted by the machine's thresholds, not by somebody there.
+    automatic: bool
+    #: How long ago it was had; the machine may have been cut off.
+    age: timedelta
 
 
 def request_maintenance(
@@ -41,7 +65,12 @@ def update_maintenance_comment(worker_ids: Sequence[int], *, by: Actor, comment:
     def decide(worker: Worker) -> dict[str, Any]:
         if worker.requested != Requested.MAINTENANCE:
             raise Skip("it is not in maintenance")
-        return {"requested_comment": comment, "requested_by": by.name, "requested_at": Now()}
+        return {
+            "requested_comment": comment,
+            "requested_by": by.name,
+            "requested_by_kind": _WHOSE[by.kind].value,
+            "requested_at": Now(),
+        }
 
     return _change(worker_ids, decide, action="update_maintenance_comment", by=by, comment=comment)
 
@@ -75,6 +104,35 @@ def end_due_maintenance() -> Outcome:
         return Outcome()
     because = "its end time has come"
     return _change(list(due), decide, action="exit_maintenance", by=audit.AUTOMATIC, comment=because)
+
+
+def hear(worker: Worker, wish: MachineWish, *, origin: str) -> None:
+    """Let a worker rest or work as its machine wants, unless somebody has wished otherwise since. Updates `worker`.
+
+    What a machine wants by itself never overrules what somebody asked for. The same wish again changes nothing. The
+    agent obeys by the same rule before it is heard (`agent/wishes.py`).
+    """
+    kind = ActorKind.AUTOMATIC if wish.automatic else ActorKind.MACHINE
+
+    def decide(row: Worker) -> dict[str, Any]:
+        if row.heard_wish == wish.id:
+            raise Skip("it has been heard")
+        if row.requested_at is not None and row.requested_at > timezone.now() - wish.age:
+            raise Skip("somebody has wished otherwise since")
+        resting_by_itself = (row.requested, row.requested_by_kind) == (Requested.MAINTENANCE, RequestedBy.AUTOMATIC)
+        if wish.requested == Requested.MAINTENANCE:
+            if wish.automatic and row.requested != Requested.ACTIVE and not resting_by_itself:
+                raise Skip("somebody has asked for something else")
+        elif row.requested != Requested.MAINTENANCE or (wish.automatic and not resting_by_itself):
+            raise Skip("it is not in a maintenance that this could end")
+        comment = wish.comment if wish.requested == Requested.MAINTENANCE else ""
+        wished = _wished(wish.requested, by=by, comment=comment, until=None)
+        return {**wished, "requested_at": Now() - wish.age, "heard_wish": wish.id}
+
+    by = Actor(kind=kind, name=worker.name, origin=origin)
+    action = "request_maintenance" if wish.requested == Requested.MAINTENANCE else "exit_maintenance"
+    _change([worker.pk], decide, action=action, by=by, comment=wish.comment)
+    worker.refresh_from_db()
 
 
 def shut_down(worker_ids: Sequence[int], *, by: Actor, comment: str = "", until: datetime | None = None) -> Outcome:
@@ -190,7 +248,7 @@ def _wish(
 
 
 def _wished(wish: Requested, *, by: Actor, comment: str, until: datetime | None) -> dict[str, Any]:
-    return dict(zip(_WISH, (wish.value, by.name, Now(), comment, until), strict=True))
+    return dict(zip(_WISH, (wish.value, by.name, _WHOSE[by.kind].value, Now(), comment, until), strict=True))
 
 
 def _change(
@@ -213,7 +271,7 @@ def _change(
             except Skip as skip:
                 outcome.skip(worker.name, str(skip))
                 continue
-            told = [name for name in columns if name not in ("requested_at", "requested_by")]
+            told = [name for name in columns if name not in _NOT_TOLD]
             before, after = {name: getattr(worker, name) for name in told}, {name: columns[name] for name in told}
             for name, value in columns.items():
                 setattr(worker, name, value)

@@ -62,7 +62,7 @@ class WorkerCommand(OperationCommand):
         return Subject(worker.pk, worker.name, worker.state, away=taking and worker.state in GONE)
 
     def look(self, subjects: Sequence[Subject]) -> Mapping[Any, Sight]:
-        columns = ("state", "requested", "requested_by", "jobs_active", "session")
+        columns = ("state", "requested", "requested_by", "requested_by_kind", "jobs_active", "session")
         workers = Worker.objects.only(*columns).in_bulk([subject.id for subject in subjects])
         return {subject.id: self.sight(subject.id, workers.get(subject.id)) for subject in subjects}
 
@@ -71,7 +71,7 @@ class WorkerCommand(OperationCommand):
         if worker is None:
             return Sight("removed", failed=True)
         if worker.requested != self.goal.wish:
-            by = f" by {worker.requested_by}" if worker.requested_by else ""
+            by = f" by {worker.wished_by}" if worker.wished_by else ""
             return Sight(f"{worker.state}: {worker.requested} was asked for meanwhile{by}", failed=True)
         jobs = {0: "", 1: ", 1 job"}.get(worker.jobs_active, f", {worker.jobs_active} jobs")
         return Sight(f"{worker.state}{jobs}", there=worker.state in self.goal.states)

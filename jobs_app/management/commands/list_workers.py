@@ -118,6 +118,7 @@ def _known(worker: Worker, held: Held) -> dict[str, Any]:
         "requested": worker.requested,
         "comment": worker.requested_comment,
         "by": worker.requested_by,
+        "by_kind": worker.requested_by_kind,
         "at": worker.requested_at,
         "until": worker.requested_until,
         "reported": worker.reported,
@@ -148,7 +149,7 @@ def _wish(worker: Worker) -> str:
     if worker.requested == Requested.ACTIVE:
         return ""
     until = f" until {worker.requested_until:%Y-%m-%d %H:%M} UTC" if worker.requested_until else ""
-    by = f" by {worker.requested_by}" if worker.requested_by else ""
+    by = f" by {worker.wished_by}" if worker.wished_by else ""
     comment = f": {worker.requested_comment}" if worker.requested_comment else ""
     return f"{worker.requested}{until}{by}{comment}"
 

@@ -220,12 +220,16 @@ class TestRegister:
             "log_cap_bytes": ours.log_cap_bytes,
             "server_version": "0.1.0",
             "requested": "active",
+            "requested_by": "",
+            "requested_by_name": "",
             "comment": "",
+            "wish_taken": None,
             "queues": ["a"],
             "concurrency": 4,
             "revision": Worker.objects.get(pk=caller.worker.pk).revision,
             "deadline_seconds": None,
             "gone": [],
+            "version": {"verdict": "ok", "text": ""},
         }
         good(caller.claim(revision=body["revision"]))
 
@@ -335,12 +339,16 @@ class TestHeartbeat:
         body = good(caller.heartbeat(queues=["b", "c"]))
         assert body == {
             "requested": "maintenance",
+            "requested_by": "operator",
+            "requested_by_name": "ops",
             "comment": "disk",
+            "wish_taken": None,
             "queues": ["b"],
             "concurrency": 3,
             "revision": Worker.objects.get(pk=caller.worker.pk).revision,
             "deadline_seconds": None,
             "gone": [],
+            "version": {"verdict": "ok", "text": ""},
         }
 
     def test_a_revoked_job_is_named_with_the_reason(self, agent: Make, make_job: Make) -> None:

@@ -389,7 +389,7 @@ class TestWaiting:
             during_wait=lambda: void(wishes.exit_maintenance([worker.pk], by=OPS)),
         )
         assert ran.code == Code.REFUSED
-        assert "press-1: idle: active was asked for meanwhile by ops" in ran.err
+        assert "press-1: idle: active was asked for meanwhile by operator ops" in ran.err
 
     def test_it_ends_when_the_worker_host_is_removed(self, make_worker: Make) -> None:
         worker = make_worker("press-1")

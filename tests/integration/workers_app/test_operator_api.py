@@ -142,6 +142,7 @@ class TestWorkers:
             "requested": "maintenance",
             "comment": "disk",
             "by": "ops",
+            "by_kind": "operator",
             "at": row.requested_at.isoformat().replace("+00:00", "Z"),
             "until": until.isoformat().replace("+00:00", "Z"),
             "reported": "idle",
