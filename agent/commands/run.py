@@ -10,6 +10,7 @@ from typing import Any
 from agent import config
 from agent.commands.texts import STATE_DIR_HELP, URL_HELP, add_certificate_flags
 from agent.errors import AgentError
+from agent.launch import as_typed
 from agent.log_lines import set_up_logging
 
 SUMMARY = "register this machine and run jobs until told to stop"
@@ -72,6 +73,6 @@ def run(flags: dict[str, Any]) -> int:
     except AgentError as error:
         if settings.log_format != "json":
             raise
-        logging.getLogger("agent").critical("%s", error, extra={"exit_code": error.exit_code})
+        logging.getLogger("agent").critical("%s", as_typed(str(error)), extra={"exit_code": error.exit_code})
         return error.exit_code
     return 0
