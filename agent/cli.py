@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from agent import errors
-from agent.commands import doctor, enrol, run, version
+from agent.commands import doctor, enrol, install_service, run, uninstall_service, version
 from agent.launch import as_typed
 
 
@@ -32,6 +32,8 @@ COMMANDS: dict[str, Command] = {
     "enrol": enrol,
     "run": run,
     "doctor": doctor,
+    "install-service": install_service,
+    "uninstall-service": uninstall_service,
     "version": version,
 }
 UNKNOWN = "unrecognized arguments: "

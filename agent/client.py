@@ -138,6 +138,8 @@ class Client:
         self.url = url
         self.contact = Contact(url=url)
         self.clock = Clock()
+        #: When each thread's last request ended, however it did.
+        self.tried_at: dict[int | None, float] = {}
         self._new_session = new_session or Transport().session
         self._base = f"{url}/api/v1/edge/"
         self._auth = Token(token)
@@ -278,6 +280,8 @@ class Client:
                 )
         except requests.RequestException as error:
             raise unanswered(self.url, explain(error, url=self.url)) from error
+        finally:
+            self.tried_at[threading.get_ident()] = time.monotonic()
         answer = read_answer(response, url=self.url, keys=keys)
         self.clock.heard(response.headers.get("Date"), asked_at=asked_at, answered_at=time.time())
         return answer

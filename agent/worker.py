@@ -29,10 +29,11 @@ from agent.log_shipper import LogShipper
 from agent.loop import Loop
 from agent.orders import Orders
 from agent.pages import Pages
-from agent.registration import Registration
+from agent.registration import Registration, is_known
 from agent.reporter import Reporter
 from agent.runner_link import RunnerAway, make_runner, no_airflow
 from agent.status import status
+from agent.systemd import Notifier, Watchdog, in_words
 from agent.thresholds import make_thresholds
 from agent.transport import Transport
 from agent.wishes import Wishes
@@ -65,6 +66,7 @@ class Worker:
         self._signals: list[int] = []
         self._fatal: AgentError | None = None
         self._loops: dict[str, Loop] = {}
+        self._notifier = Notifier(environ)
         transport = Transport.of(config)
         transport.check()
         self._lock_handle = state_dir.take(config.state_dir)
@@ -97,6 +99,7 @@ class Worker:
         """Work until told to end. Signals are read here, so this runs in the main thread."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        self._tell_systemd()
         if self.config.http_port:
             Pages(
                 self.config.http_port,
@@ -111,6 +114,19 @@ class Worker:
             self._live()
         finally:
             self._local_control.close()
+
+    def _tell_systemd(self) -> None:
+        """Have its watchdog fed from here on, where there is one."""
+        watchdog = Watchdog(
+            notifier=self._notifier,
+            loops=lambda: list(self._loops.values()),
+            attention=self._attention,
+            client=self.client,
+            grace_seconds=self.config.kill_grace_seconds,
+            doing=lambda: in_words(status(self)),
+        )
+        if self._notifier.listening:
+            Loop(name="systemd", step=watchdog.step, on_fatal=self._on_fatal).start()
 
     def stop(self, *, force: bool) -> None:
         """Drain as after SIGINT; with `force` stop the jobs as after a second one. Any thread may call this."""
@@ -243,6 +259,7 @@ class Worker:
         unconfirmed = [job for job in self.held.active() if job.look() is Found.UNCONFIRMED]
         threading.Thread(target=self.intake.confirm, args=(unconfirmed,), name="intake", daemon=True).start()
         log.info("worker %s is registered at %s", answer["name"], self.config.url)
+        self._notifier.ready(f"{answer['name']} is registered")
 
     # --- life
 
@@ -341,6 +358,7 @@ class Worker:
     def _offline(self) -> None:
         """The last word to the control plane, and to the runner. Neither is waited for long."""
         self.orders.ending = True  # from here on a withdrawn shutdown comes too late
+        self._notifier.stopping("has drained")
         self.claims.end()
         self.intake.end()
         self._loops["heartbeat"].end()
@@ -356,6 +374,7 @@ class Worker:
         log.info("drained and offline")
 
     def _leave(self) -> None:
+        self._notifier.stopping("leaves its jobs to the task runner")
         log.info(
             "leaving %d jobs to the task runner; the next start of the agent takes them over", len(self.held.active())
         )
@@ -384,6 +403,8 @@ class Worker:
 
     def _pause(self, seconds: float) -> bool:
         """Wait; True when a signal has come meanwhile."""
+        if is_known(self.config.url, state_dir=self.config.state_dir):
+            self._notifier.ready("waits for the control plane")  # for hours if need be: a start that takes as long fails
         self._attention.wait(seconds)
         return bool(self._signals)
 
