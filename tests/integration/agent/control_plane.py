@@ -76,6 +76,8 @@ class ControlPlane:
         #: Names in the certificates that clients have shown.
         self.shown: set[str] = set()
         self._connections: set[socket.socket] = set()
+        #: How many seconds its dates are ahead of this machine's clock.
+        self.clock_ahead = 0.0
         self._tls: ssl.SSLContext | None = None
         self.newest_claim = ""
         #: Claims that wait for an answer now.
@@ -462,6 +464,9 @@ class ControlPlane:
                 with contextlib.suppress(OSError):  # killed agents reset their connections
                     super().handle()
                 plane._connections.discard(self.connection)
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string(time.time() + plane.clock_ahead)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
+from agent.obstacles import explain
+from agent.transport import Transport
 from tests.integration.agent.certificates import Authority, serving, split
 from tests.integration.agent.conftest import Agent, Enrolling
 from tests.integration.agent.control_plane import ControlPlane
@@ -235,6 +242,29 @@ class TestLines:
         context.maximum_version = version
         plane.speak_tls(context)
         self.ends(start_agent("--ca-bundle", str(authority.file)), says="give --client-certificate and --client-key")
+
+    def test_what_a_gateway_says_counts_when_it_has_closed_before_all_is_sent(self, authority: Authority) -> None:
+        context, closed = serving(authority.issue("plane"), requires=authority.file), threading.Event()
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def refuse() -> None:
+            line, _ = listener.accept()
+            with line, contextlib.suppress(OSError):
+                context.wrap_socket(line, server_side=True)
+            closed.set()
+
+        def parts() -> Iterator[bytes]:
+            assert closed.wait(20)
+            for _ in range(100):
+                yield b"x" * 10_000
+                time.sleep(0.01)
+
+        threading.Thread(target=refuse, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with listener, Transport(ca_bundle=authority.file).session() as session:
+            with pytest.raises(requests.RequestException) as caught:
+                session.post(url, data=parts(), timeout=20)
+            assert "a certificate of this machine is required" in str(explain(caught.value, url=url))
 
     def test_a_gateway_that_does_not_accept_the_certificate(
         self, plane: ControlPlane, start_agent: Start, authority: Authority
