@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from jobs_app import agent_api
 from tests.integration.agent.conftest import Agent
 from tests.integration.agent.control_plane import ControlPlane
 
@@ -75,10 +76,27 @@ def test_an_agent_that_is_refused_when_it_starts_delivers_what_an_earlier_one_le
     assert job.state == "success"
 
 
-def test_what_the_agent_says_of_itself(plane: ControlPlane, start_agent: Start) -> None:
+def test_an_agent_that_is_refused_when_it_starts_and_holds_nothing_ends_at_once(
+    plane: ControlPlane, start_agent: Start
+) -> None:
+    plane.settings |= {"heartbeat_seconds": 300.0, "claim_wait_seconds": 300.0}
+    plane.version = {"verdict": "refused", "text": "install 0.9"}
+    job = plane.add()
+    assert start_agent().wait() == 10
+    assert job.state == "queued"
+
+
+def test_what_the_agent_says_of_itself_is_what_the_control_plane_reads(plane: ControlPlane, start_agent: Start) -> None:
     start_agent()
     beat = plane.wait_for(lambda: plane.heartbeats and plane.heartbeats[-1])
     (registration,) = plane.registrations
+    claim = plane.wait_for(lambda: plane.parked and plane.parked[-1])
+    for said, read in (
+        (registration, agent_api.RegisterSerializer()),
+        (beat, agent_api.HeartbeatSerializer()),
+        (claim, agent_api.ClaimSerializer()),
+    ):
+        assert {name for name, field in read.fields.items() if field.required} <= set(said) <= set(read.fields)
     assert beat["protocol"] == registration["protocol"] == 1
     assert beat["airflow_version"] == registration["airflow_version"] != ""
     assert registration["agent_version"].startswith("0.")
