@@ -11,14 +11,21 @@ from typing import Any
 import pytest
 from django.core.management import get_commands, load_command_class
 
+from agent import cli as agent_commands
 from agent import errors
 from edgecontrol.environment import PREFIX, Environment
 from workers_app.management.endings import MEANINGS
 
 ROOT = Path(__file__).parent.parent
+AGENT = ROOT / "docs/agent.md"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: `python manage.py X ...`, and where only the wheel is installed `python -m manage X ...`.
 COMMAND = re.compile(r"(?:manage\.py|python -m manage) ([a-z_]+)([^`\n]*)")
+
+#: `python3 edge-agent.pyz X ...`, and where the package is installed `python -m agent X ...`.
+AGENT_COMMAND = re.compile(r"(?:edge-agent\.pyz|python -m agent) ([a-z-]+[^`\n|]*)")
+#: Reasons that are no text of the agent.
+SAID_OTHERWISE = ("maintenance, with a comment and by whom", "the version is refused")
 
 
 def test_every_setting_of_the_server_is_documented_with_its_default_and_no_other() -> None:
@@ -61,9 +68,42 @@ def test_every_file_that_the_architecture_names_exists() -> None:
 
 
 def test_every_exit_code_of_the_agent_is_documented_with_its_meaning() -> None:
-    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs/connect.md").read_text(), re.M)
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", AGENT.read_text(), re.M)
     expected = {error.exit_code: error.summary for error in errors.ALL}
     assert {int(code): meaning for code, meaning in rows if code != "0"} == expected
+
+
+def test_every_command_of_the_agent_is_documented_and_no_other() -> None:
+    table = AGENT.read_text().partition("## Commands")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", table, re.M))
+    assert rows == {name: command.SUMMARY for name, command in agent_commands.COMMANDS.items()}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_line_of_the_agent_in_a_code_block_can_be_typed(path: Path) -> None:
+    for line in blocks(path):
+        for rest in AGENT_COMMAND.findall(line):
+            typed = re.split(r"\s\d?[<>]", rest)[0]
+            agent_commands.build_parser().parse_args(shlex.split(typed, comments=True))
+
+
+def test_every_reason_in_the_documents_is_one_that_the_agent_gives() -> None:
+    source = "\n".join(path.read_text() for path in (ROOT / "agent").rglob("*.py"))
+    tables = AGENT.read_text().partition("## Why a machine takes no jobs")[2].partition("## Other ways")[0]
+    reasons = re.findall(r"^\| ([^|]+?)(?: \.\.\.)? \| ", tables, re.M)
+    assert len(reasons) > 8
+    written = [each for each in reasons if each not in ("reason", *SAID_OTHERWISE)]
+    assert not [each for each in written if each not in source]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_in_the_documents_leads_somewhere(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text()):
+        file = (path.parent / target).resolve() if target else path
+        assert file.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", file.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, anchor
 
 
 def blocks(path: Path) -> Iterator[str]:
