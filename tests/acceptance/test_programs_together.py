@@ -12,6 +12,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -94,3 +95,22 @@ def test_a_revoked_job_stops_on_its_machine_and_a_newer_agent_fences_the_older(
     assert agent.wait() == 8
     assert "newer agent" in agent.stderr
     assert twin.process.poll() is None
+
+
+def test_a_machine_without_room_rests_by_itself_and_an_operator_has_the_last_word(
+    site: Site, start_agent: Callable[..., Agent]
+) -> None:
+    start_agent(site.token("press-7"), "--min-free-disk", "1000000TB")
+
+    def worker() -> Any:
+        (row,) = site.rows("SELECT state, requested, requested_comment FROM edgecontrol.worker")
+        return row
+
+    site.until(lambda: worker().state == "maintenance mode")
+    assert "less than 1000000.0 TB" in worker().requested_comment
+    (change,) = site.rows("SELECT * FROM edgecontrol.change WHERE action = 'request_maintenance'")
+    assert (change.actor_kind, change.comment) == ("automatic", worker().requested_comment)
+    (job,) = site.enqueue({"seconds": 0.1})
+    site.manage("exit_maintenance", "press-7")
+    site.until(lambda: site.states()[job] == "success")
+    assert worker().requested == "active"
