@@ -12,6 +12,7 @@ import pytest
 from django.core.management import get_commands, load_command_class
 
 from agent import cli as agent_commands
+from agent import config as agent_config
 from agent import errors
 from edgecontrol.environment import PREFIX, Environment
 from workers_app.management.endings import MEANINGS
@@ -94,6 +95,14 @@ def test_every_reason_in_the_documents_is_one_that_the_agent_gives() -> None:
     assert len(reasons) > 8
     written = [each for each in reasons if each not in ("reason", *SAID_OTHERWISE)]
     assert not [each for each in written if each not in source]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_settings_file_of_the_agent_in_a_code_block_is_one(path: Path, tmp_path: Path) -> None:
+    for number, block in enumerate(re.findall(r"^```toml\n(.*?)^```", path.read_text(), re.M | re.S)):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(block)
+        agent_config.read_toml(file, known=agent_config.SETTINGS)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
