@@ -67,8 +67,10 @@ lock: $(READY) ## write requirements.txt anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header \
 		--upgrade pyproject.toml --output-file requirements.txt
 
-bench: $(READY) ## the figures of this machine
+bench: $(READY) ## the figures of this machine: dispatch; with real Airflow beside edge3: throughput, footprint (half an hour)
 	@$(BIN)/python benchmarks/dispatch.py
+	@$(BIN)/python benchmarks/throughput.py
+	@$(BIN)/python benchmarks/footprint.py
 
 clean: ## remove what the commands above made, .venv included
-	rm -rf .venv .demo .edgecontrol .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .bench .demo .edgecontrol .mypy_cache .pytest_cache .ruff_cache *.egg-info
