@@ -53,7 +53,7 @@ class ExtendedSysinfo:
         self._deadline_seconds = deadline_seconds
         self._told: Figures = {}
         self._calling_since: float | None = None
-        self._said = ""
+        self._failing = False
         #: Called when it told something else than figures that go up and down: another status, an error, a new figure.
         self.on_change: Callable[[], None] = lambda: None
 
@@ -115,9 +115,9 @@ class ExtendedSysinfo:
         return f"{self._name} does not answer within {self._deadline_seconds:g} s"
 
     def _say(self, error: str) -> None:
-        if error and error != self._said:
+        if error and not self._failing:  # once, as its words may differ each time
             log.warning("extended_sysinfo: %s", error)
-        self._said = error
+        self._failing = bool(error)
 
 
 def headline(figures: Mapping[str, Any]) -> tuple[Any, ...]:

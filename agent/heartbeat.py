@@ -61,6 +61,7 @@ class Heartbeat:
         self._reported = "starting"
         self._sysinfo: dict[str, Any] = {}
         self._sysinfo_at = 0.0
+        self._said_verdicts: set[tuple[str, str]] = set()
 
     def step(self) -> float:
         """Send a heartbeat if one is due. Returns how long none can become due by itself."""
@@ -114,9 +115,9 @@ class Heartbeat:
         """Take orders from an answer to register or heartbeat."""
         before, verdict = self.orders.requested, self.orders.verdict
         self.orders.apply(answer, asked_at=asked_at)
-        if self.orders.verdict != verdict:
-            log.warning("this version counts as %s now. %s", self.orders.verdict, self.orders.verdict_text)
-            self.orders.want_heartbeat()  # it may mean that the agent ends
+        self._say_verdict()
+        if self.orders.verdict == "refused" != verdict:
+            self.orders.want_heartbeat()  # the agent ends, which people wait for
         self.held.concurrency = self.orders.concurrency
         if self.orders.requested != before:
             left = self.orders.seconds_left()
@@ -127,6 +128,13 @@ class Heartbeat:
             self.orders.want_heartbeat()
         for entry in answer.get("gone") or []:
             self.on_gone(Key(str(entry["id"]), int(entry["attempt"])), str(entry.get("reason", "")))
+
+    def _say_verdict(self) -> None:
+        """Once each: while a control plane of several processes is upgraded, their verdicts come in turns."""
+        said = (self.orders.verdict, self.orders.verdict_text)
+        if self.orders.verdict != "ok" and said not in self._said_verdicts:
+            self._said_verdicts.add(said)
+            log.warning("this version counts as %s: %s", *said)
 
     def seed(self, sysinfo: dict[str, Any]) -> None:
         """Remember what was told at registration."""

@@ -24,8 +24,9 @@ LOOPBACK = "127.0.0.1"
 HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 #: As many requests at once; further ones are turned away.
 MOST_REQUESTS = 8
-#: How long a request may take to arrive, and its answer to leave.
-REQUEST_SECONDS = 5.0
+#: How long the next piece of a request may take to arrive, or of its answer to leave; and how long all of it may.
+PIECE_SECONDS = 5.0
+REQUEST_SECONDS = 15.0
 
 Answer = tuple[int, str, bytes]
 
@@ -105,9 +106,13 @@ class Server(ThreadingHTTPServer):
         self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        late = threading.Timer(REQUEST_SECONDS, hang_up, [request])
+        late.daemon = True
+        late.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            late.cancel()
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -119,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     server_version, sys_version = "edge-agent", ""
-    timeout: ClassVar[float] = REQUEST_SECONDS
+    timeout: ClassVar[float] = PIECE_SECONDS
 
     def do_GET(self) -> None:
         if host_of(self.headers.get("Host", "")) not in HOSTS:
@@ -147,6 +152,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """A page that is asked for every few seconds is no news."""
+
+
+def hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is over already
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def host_of(header: str) -> str:

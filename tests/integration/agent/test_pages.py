@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -151,6 +152,22 @@ def test_who_asks_nothing_is_not_waited_for_long(served: Served, ask: Ask, monke
     for connection in mute:
         assert connection.recv(1) == b""  # closed from the other side
         connection.close()
+    assert ask("/health")[0] == 200
+
+
+def test_who_asks_drop_by_drop_is_not_waited_for_long_either(
+    served: Served, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "REQUEST_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", served.pages.port), timeout=10) as dripping:
+
+        def drip() -> None:
+            for _ in range(500):
+                dripping.sendall(b"x")
+                time.sleep(0.02)
+
+        with pytest.raises(ConnectionError):
+            drip()
     assert ask("/health")[0] == 200
 
 

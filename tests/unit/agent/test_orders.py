@@ -177,6 +177,17 @@ def test_what_follows_from_a_new_wish_is_told_at_once(heartbeat: Heartbeat, plan
     assert [body["reported"] for body in plane.said("heartbeat")] == ["idle", "maintenance"]
 
 
+def test_control_planes_that_differ_about_the_version_cause_neither_a_flood_nor_a_line_each(
+    heartbeat: Heartbeat, plane: Plane, caplog: pytest.LogCaptureFixture
+) -> None:
+    verdicts = [{"verdict": "outdated", "text": "upgrade"}, {"verdict": "ok", "text": ""}]
+    plane.answers["heartbeat"] = [{"requested": "active", "revision": 1, "version": verdicts[n % 2]} for n in range(6)]
+    for _ in range(6):
+        heartbeat.send("idle")
+        assert not heartbeat.orders.heartbeat_wanted()
+    assert caplog.text.count("upgrade") == 1
+
+
 def test_a_change_is_told_soon_but_not_for_every_short_task(heartbeat: Heartbeat, plane: Plane, add_job: Add) -> None:
     heartbeat.send("idle")
     add_job()
