@@ -47,11 +47,12 @@ class Busy(Refusal):
 class Poll:
     """A claim that may park: what would wake it."""
 
-    def __init__(self, hub: Hub, *, worker: Worker, free_slots: int) -> None:
+    def __init__(self, hub: Hub, *, worker: Worker, free_slots: int, runs: Callable[[str], bool]) -> None:
         self._hub = hub
         queues = worker.effective_queues
         self.worker_id = worker.pk
         self.queues = None if queues is None else frozenset(queues)
+        self.runs = runs
         self.team = worker.team_name
         self.free_slots = free_slots
         self.woken = threading.Event()
@@ -59,7 +60,8 @@ class Poll:
         self.superseded = False
 
     def serves(self, *, queue: str, team: str, slots: int) -> bool:
-        return self.free_slots >= slots and self.team == team and (self.queues is None or queue in self.queues)
+        served = (self.queues is None or queue in self.queues) and self.runs(queue)
+        return served and self.free_slots >= slots and self.team == team
 
     def wait(self, seconds: float) -> bool:
         """Park without a database connection; return False when this poll is to end: superseded, or we are stopping.
@@ -86,10 +88,12 @@ class Hub:
         self.stopping = False
 
     @contextmanager
-    def poll(self, *, worker: Worker, free_slots: int) -> Iterator[Poll]:
+    def poll(
+        self, *, worker: Worker, free_slots: int, runs: Callable[[str], bool] = lambda queue: True
+    ) -> Iterator[Poll]:
         """Register a poll before it looks for the first time, so that nothing is missed in between."""
         self._start()
-        poll = Poll(self, worker=worker, free_slots=free_slots)
+        poll = Poll(self, worker=worker, free_slots=free_slots, runs=runs)
         with self._lock:
             for other in self._polls:
                 if other.worker_id == poll.worker_id:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import timedelta
@@ -28,6 +29,7 @@ from rest_framework.views import APIView
 
 from jobs_app import lifecycle, logs
 from jobs_app.models import Job, Queue
+from jobs_app.picking import Able
 from jobs_app.states import JobState, ReportState
 from workers_app import registry, versions, wishes
 from workers_app.audit import client_address
@@ -60,7 +62,7 @@ class Poll(Protocol):
 class Parking(Protocol):
     """Where a claim waits; the project passes its hub in `urls.py`, since an app never imports the project."""
 
-    def poll(self, *, worker: Worker, free_slots: int) -> AbstractContextManager[Poll]: ...
+    def poll(self, *, worker: Worker, free_slots: int, runs: Callable[[str], bool]) -> AbstractContextManager[Poll]: ...
 
 
 class JsonBody(JSONParser):
@@ -371,6 +373,12 @@ class ClaimSerializer(serializers.Serializer[Any]):
     free_slots = integer()
     wait = serializers.FloatField(min_value=0, help_text="Seconds to wait for a job; capped by claim_wait_seconds.")
     revision = integer(help_text="From the last orders.")
+    only_queues = queue_names(
+        required=False, default=None, help_text="Of those that it serves, it can run only these now; null: all."
+    )
+    without_queues = queue_names(
+        required=False, default=(), help_text="Of those that it serves, it cannot run these now."
+    )
 
 
 class ClaimedJobSerializer(serializers.ModelSerializer[Job]):
@@ -402,9 +410,10 @@ class ClaimView(AgentView):
         deadline = time.monotonic() + wait
         if versions.is_refused(worker.agent_version, server_version()):
             said["free_slots"] = 0  # whether it has heard of it or not; its poll still brings it orders
-        look = {"worker": worker, **{name: said[name] for name in ("claim_id", "free_slots", "revision")}}
+        able = Able(only=said["only_queues"], without=said["without_queues"] or ())
+        look = {"worker": worker, "able": able, **{name: said[name] for name in ("claim_id", "free_slots", "revision")}}
         assert self.parking is not None  # noqa: S101 - urls.py passes it
-        with self.parking.poll(worker=worker, free_slots=said["free_slots"]) as poll:
+        with self.parking.poll(worker=worker, free_slots=said["free_slots"], runs=able.runs) as poll:
             claim = lifecycle.claim(**look, first=True)
             while not (claim.jobs or claim.superseded or claim.heartbeat_due):
                 left = deadline - time.monotonic()

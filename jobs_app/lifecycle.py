@@ -74,7 +74,15 @@ class Report:
     log_trouble: str = ""
 
 
-def claim(*, worker: Worker, claim_id: UUID, free_slots: int, revision: int, first: bool) -> Claim:
+def claim(
+    *,
+    worker: Worker,
+    claim_id: UUID,
+    free_slots: int,
+    revision: int,
+    first: bool,
+    able: picking.Able = picking.ALL,
+) -> Claim:
     """Hand this worker the jobs that fit, in order of priority and age; an empty claim is normal.
 
     `first` is the arrival of the request: it makes `claim_id` the worker's newest and counts as a
@@ -105,7 +113,7 @@ def claim(*, worker: Worker, claim_id: UUID, free_slots: int, revision: int, fir
             return Claim(jobs=[], heartbeat_due=True)
         if free_slots < 1 or worker.requested != Requested.ACTIVE:
             return Claim(jobs=[])
-        picked = picking.pick(worker=worker, free_slots=free_slots)
+        picked = picking.pick(worker=worker, free_slots=free_slots, able=able)
         return Claim(jobs=_hand_out(picked, worker_id=worker.pk, claim_id=claim_id) if picked else [])
 
 

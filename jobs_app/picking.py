@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import OperationalError, connection, transaction
@@ -41,6 +41,7 @@ room AS (
 served AS (
     SELECT queue.name, queue.concurrency_limit FROM queue
      WHERE NOT queue.paused AND (%(queues)s::text[] IS NULL OR queue.name = ANY (%(queues)s::text[]))
+       AND NOT queue.name = ANY (%(without)s::text[])
 ),
 sizes AS (
     SELECT served.name, served.concurrency_limit, first.slots FROM served, LATERAL (
@@ -161,13 +162,27 @@ SELECT (SELECT count(*) FROM candidates) AS seen,
 _PICK_WITHIN_LIMITS = _WAITING + _FROM_LINES
 
 
-def pick(*, worker: Worker, free_slots: int) -> list[UUID]:
+class Able(NamedTuple):
+    """What an agent can run at the moment of the queues that its worker serves: some may lack what their tasks need."""
+
+    #: None: all but `without`.
+    only: Sequence[str] | None = None
+    without: Sequence[str] = ()
+
+    def runs(self, queue: str) -> bool:
+        return (self.only is None or queue in self.only) and queue not in self.without
+
+
+ALL = Able()
+
+
+def pick(*, worker: Worker, free_slots: int, able: Able = ALL) -> list[UUID]:
     """Lock the best waiting jobs that fit into this worker and their queues' limits, and return their ids.
 
     Runs in the caller's transaction, which holds the lock of the worker's row: so its own
     claims come one after the other, and the sum of its slots cannot change meanwhile.
     """
-    parameters = _parameters(worker=worker, free_slots=free_slots)
+    parameters = _parameters(worker=worker, free_slots=free_slots, able=able)
     locked: list[str] | None = None
     for look in range(LOOKS):
         if locked is None:
@@ -184,12 +199,16 @@ def pick(*, worker: Worker, free_slots: int) -> list[UUID]:
     return list(picked)
 
 
-def _parameters(*, worker: Worker, free_slots: int) -> dict[str, Any]:
+def _parameters(*, worker: Worker, free_slots: int, able: Able = ALL) -> dict[str, Any]:
+    queues = worker.effective_queues
+    if able.only is not None:
+        queues = [queue for queue in able.only if queues is None or queue in queues]
     return {
         "worker": worker.pk,
         "free": free_slots,
         "concurrency": worker.effective_concurrency,
-        "queues": worker.effective_queues,
+        "queues": queues,
+        "without": list(able.without),
         "team": worker.team_name,
         "slack": SLACK,
         "spare": SPARE,

@@ -134,6 +134,16 @@ def test_it_stays_parked_while_jobs_are_queued_that_it_cannot_take(
     assert jobs(answer) == [str(job)]
 
 
+def test_a_job_wakes_the_claim_that_can_run_it_and_not_one_that_waits_longer(
+    polling: Callable[..., Future[Any]], scheduler: Callable[..., Any]
+) -> None:
+    without, only, able = polling(without_queues=["gpu"]), polling(only_queues=["other"]), polling()
+    (job,) = scheduler(queue="gpu")
+    assert jobs(able) == [str(job)]
+    assert not without.done()
+    assert not only.done()
+
+
 def test_a_released_job_wakes_another_parked_claim(
     make_worker: Make, make_job: Make, polling: Callable[..., Future[Any]]
 ) -> None:

@@ -23,10 +23,10 @@ from workers_app.models import Worker
 Make = Callable[..., Any]
 
 
-def take(worker: Worker, *, free_slots: int = 100) -> list[Job]:
+def take(worker: Worker, *, free_slots: int = 100, able: picking.Able = picking.ALL) -> list[Job]:
     """A claim with an id of its own, as an agent makes it."""
     return lifecycle.claim(
-        worker=worker, claim_id=uuid.uuid4(), free_slots=free_slots, revision=worker.revision, first=True
+        worker=worker, claim_id=uuid.uuid4(), free_slots=free_slots, revision=worker.revision, first=True, able=able
     ).jobs
 
 
@@ -57,6 +57,30 @@ def test_priority_is_compared_across_queues_and_slot_sizes(make_worker: Make, ma
     big = make_job(queue="b", priority=9, slots=3)
     small = make_job(queue="c", priority=5)
     assert ids(*take(make_worker(concurrency=4))) == ids(big, small)
+
+
+@pytest.mark.parametrize("served", [None, ["a", "b", "c"]])
+@pytest.mark.parametrize(
+    ("able", "taken"),
+    [
+        (picking.Able(without=["b"]), ["a", "c"]),
+        (picking.Able(only=["b", "z"]), ["b"]),
+        (picking.Able(only=["a", "b"], without=["a"]), ["b"]),
+        (picking.Able(only=[]), []),
+    ],
+)
+def test_jobs_of_queues_that_the_agent_cannot_run_now_are_left_to_others(
+    make_worker: Make, make_job: Make, served: list[str] | None, able: picking.Able, taken: list[str]
+) -> None:
+    for queue in ("a", "b", "c"):
+        make_job(queue=queue)
+    assert [able.runs(queue) for queue in ("a", "b", "c")] == [queue in taken for queue in ("a", "b", "c")]
+    assert sorted(job.queue for job in take(make_worker(queues=served), able=able)) == taken
+
+
+def test_an_agent_that_can_run_a_queue_does_not_serve_it_for_that(make_worker: Make, make_job: Make) -> None:
+    make_job(queue="b")
+    assert take(make_worker(queues=["a"]), able=picking.Able(only=["a", "b"])) == []
 
 
 def test_jobs_are_taken_only_as_far_as_their_slots_fit(make_worker: Make, make_job: Make) -> None:
