@@ -15,6 +15,7 @@ from agent.gate import Gate
 from agent.held import Held
 from agent.orders import Orders
 from agent.retry import Backoff
+from agent.task_kinds import Served
 
 log = logging.getLogger("agent.claims")
 
@@ -44,6 +45,7 @@ class Poll(threading.Thread):
         self.claim_id = str(uuid.uuid4())
         self.free_slots = free_slots
         self.wait_seconds = wait
+        self.served = claims.served()
         self.started_at = time.monotonic()
         self.failing = False
         self.answered = False
@@ -82,6 +84,7 @@ class Poll(threading.Thread):
                     free_slots=self.free_slots,
                     wait=self.wait_seconds,
                     revision=self.claims.orders.revision,
+                    served=self.served,
                 )
             except ApiError as error:
                 self.failing = True
@@ -98,7 +101,15 @@ class Claims:
     """Decides when to ask, and for how many slots. Its step starts polls, which end by themselves."""
 
     def __init__(
-        self, *, client: Client, held: Held, gate: Gate, orders: Orders, intake: Intake, wait_seconds: float
+        self,
+        *,
+        client: Client,
+        held: Held,
+        gate: Gate,
+        orders: Orders,
+        intake: Intake,
+        wait_seconds: float,
+        served: Callable[[], Served] = Served,
     ) -> None:
         self.client = client
         self.held = held
@@ -106,6 +117,7 @@ class Claims:
         self.orders = orders
         self.intake = intake
         self.wait_seconds = wait_seconds
+        self.served = served
         self.ended = False
         self.wake: Callable[[], None] = lambda: None
         self.fatal: Callable[[AgentError], None] = lambda error: None
@@ -156,11 +168,12 @@ class Claims:
         return 0
 
     def _ask_for_more(self, parked: Poll) -> float:
-        """Ask for all slots once more have become free: a job that needs several would wait beside them.
+        """Ask anew once more slots or other queues are served: a job that needs several slots would wait beside them.
 
         The control plane ends the older poll empty. One that fails may have jobs in its lost answer and goes on.
         """
-        if not self.held.free_slots() or parked.failing or self.orders.resting:
+        news = self.held.free_slots() or parked.served != self.served()
+        if not news or parked.failing or self.orders.resting:
             return self.wait_seconds
         age = time.monotonic() - parked.started_at
         if age < MORE_SECONDS or len(self._polls) > MOST_ABANDONED:

@@ -18,6 +18,7 @@ from agent.clock import Clock
 from agent.errors import SessionReplaced
 from agent.obstacles import Obstacle, explain, of_page
 from agent.retry import is_repeatable, retry_after_seconds
+from agent.task_kinds import ALL_QUEUES, Served
 from agent.transport import Transport
 
 log = logging.getLogger("agent.client")
@@ -169,8 +170,14 @@ class Client:
     def heartbeat(self, body: dict[str, Any], *, read_seconds: float) -> dict[str, Any]:
         return self._call("POST", "workers/heartbeat", keys=ORDERS, json=body, read_seconds=read_seconds)
 
-    def claim(self, *, claim_id: str, free_slots: int, wait: float, revision: int) -> dict[str, Any]:
-        body = {"claim_id": claim_id, "free_slots": free_slots, "wait": wait, "revision": revision}
+    def claim(
+        self, *, claim_id: str, free_slots: int, wait: float, revision: int, served: Served = ALL_QUEUES
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {"claim_id": claim_id, "free_slots": free_slots, "wait": wait, "revision": revision}
+        if served.only is not None:
+            body["only_queues"] = list(served.only)
+        if served.without:
+            body["without_queues"] = list(served.without)
         keys = ("jobs", "heartbeat_due")
         return self._call("POST", "jobs/claim", keys=keys, json=body, read_seconds=wait + CLAIM_MARGIN_SECONDS)
 

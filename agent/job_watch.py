@@ -11,12 +11,11 @@ from typing import Any
 import psutil
 
 from agent import processes
-from agent.errors import BadStateDir, NoAirflow
 from agent.gate import Gate
 from agent.held import Held
-from agent.jobs import Found, Job, read_json
-from agent.retry import Backoff
-from agent.runner_link import Runner, RunnerAway
+from agent.jobs import Found, Job
+from agent.runner_link import RunnerAway
+from agent.runners import Runners
 
 log = logging.getLogger("agent.jobs")
 
@@ -26,6 +25,7 @@ LOOK_SECONDS = 1.0
 START_SECONDS = 60.0
 #: For how long what was killed is waited for at one look; the next look waits for what is left.
 KILLED_WAIT_SECONDS = 1.0
+MOST_REASON = 500
 #: What a result may say.
 RESULTS = frozenset({"success", "failed", "refused", "not_started"})
 
@@ -33,46 +33,37 @@ RESULTS = frozenset({"success", "failed", "refused", "not_started"})
 class JobWatch:
     """Orders starts, follows the runner's word and the disk, and stops jobs: SIGTERM, a grace, SIGKILL."""
 
-    def __init__(self, *, runner: Runner, held: Held, gate: Gate, boot_id: str, grace_seconds: float) -> None:
+    def __init__(self, *, runner: Runners, held: Held, gate: Gate, boot_id: str, grace_seconds: float) -> None:
         self.runner = runner
         self.held = held
         self.gate = gate
         self.boot_id = boot_id
         self.grace_seconds = grace_seconds
         self._looked_at = 0.0
-        self._backoff = Backoff(first_seconds=0.5)
-        self._reconnect_at = 0.0
-        self._ready = False
-        self._worked = False
 
     def step(self) -> float:
-        """Follow the runner for up to a second, bring it back when it is gone, then look at every job."""
-        if not self.runner.alive:
-            self._reconnect()
-        try:
-            for event in self.runner.events(timeout=LOOK_SECONDS):
-                self._follow(event)
-        except NoAirflow as error:
-            if not self._worked:
-                raise  # this interpreter never worked: the agent ends and says so
-            log.error("%s", error)
-            self.runner.close(drain=False)
-        if self.runner.ready and not self._ready:
-            self._worked = True
-            self._backoff.reset()
+        """Follow the runners for up to a second, bring those back that are gone, then look at every job."""
+        self._mend()
+        for event in self.runner.events(timeout=LOOK_SECONDS):
+            self._follow(event)
+        if self.runner.look():
             self.held.on_change()
-        self._ready = self.runner.ready
         if time.monotonic() - self._looked_at >= LOOK_SECONDS:
             self.look_at_all()
         return 0.0
 
     def order(self, job: Job) -> None:
-        """Have the job started. When the runner is away, the next look at the job tries again."""
-        if not self.runner.ready or job.ordered or job.result is not None or job.stopping_at is not None:
+        """Have the job started. When its runner is away, the next look at the job tries again."""
+        if job.ordered or job.result is not None or job.stopping_at is not None:
+            return
+        if reason := self.runner.why_not(job.queue):
+            self._not_started(job, reason)
+            return
+        if not self.runner.can_start(job.queue):
             return
         try:
             job.ordered = True
-            self.runner.start(job.directory)
+            self.runner.start(job)
         except RunnerAway:
             job.ordered = False
 
@@ -132,28 +123,23 @@ class JobWatch:
         else:
             job.trouble = ""
 
-    def _reconnect(self) -> None:
-        if time.monotonic() < self._reconnect_at:
-            return
-        self._reconnect_at = time.monotonic() + self._backoff.next_seconds()
-        try:
-            self.runner.connect()
-        except (RunnerAway, NoAirflow, BadStateDir, OSError) as error:
-            log.error("%s", error)
+    def _mend(self) -> None:
+        mended = self.runner.mend()
         for job in self.held.active():
-            job.ordered = (
-                False  # an order to the old runner may have been lost; `started` guards against a second start
-            )
+            if job.uid in mended:
+                # An order to the old runner may have been lost; `started` guards against a second start.
+                job.ordered = False
 
     def _follow(self, event: dict[str, Any]) -> None:
         job = self.held.by_name(str(event.get("job", "")))
-        if job is None:
+        if job is None or job.uid != event.get("uid"):
             return
         with self._telling_trouble(job):
             if event["event"] == "unstarted":
-                self._not_started(job, str(event["reason"]))
+                self._not_started(job, str(event.get("reason", ""))[:MOST_REASON])
             elif event["event"] == "ended":
-                self._look(job, status=event.get("status"))
+                status = event.get("status")
+                self._look(job, status=status if isinstance(status, int) else None)
                 if job.result is None:
                     self._not_started(job, "its process ended before it began")
 
@@ -201,7 +187,7 @@ class JobWatch:
         return True
 
     def _ended(self, job: Job) -> None:
-        result = read_json(job.directory / "exit.json") or {}
+        result = job.read_result()
         if result.get("state") not in RESULTS:
             result = {"state": "failed", "reason": "the result on disk cannot be read"}
         # What outlived its supervisor: when it was stopped, or failed itself before its task had an outcome.

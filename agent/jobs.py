@@ -9,10 +9,15 @@
     started        made once by the supervisor, so that an attempt never starts twice
     asked          the supervisor has begun to ask Airflow for the start
     log/           where Airflow writes the task's log;  output  what the supervisor itself printed
+    imported       which modules of Airflow its processes had to import, for the runner
     exit.reserved  room on the disk for exit.json, into which the supervisor writes it
     exit.json      what became of the job, put there in one step
     shipped        how far the control plane has acknowledged the log
     reported       the control plane has accepted the final report
+
+When a task runs as another user, only what the agent believes stays there: job.json, confirmed, shipped, reported, and
+an exit.json of its own. All that the supervisor reads or writes lies in a directory of that user,
+`state_dir/tasks/<id>.<attempt>/` (0700), which is read as what it is: somebody else's word.
 """
 
 from __future__ import annotations
@@ -25,14 +30,16 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from uuid import UUID
 
+from agent.accounts import Account
 from agent.processes import Supervisor
+from agent.safe_files import is_there, open_inside, read_inside, relative_parts, unlink_inside
 
 try:
     import fcntl
@@ -43,6 +50,22 @@ log = logging.getLogger("agent.jobs")
 
 #: Set aside on the disk for the result of each job: more than any result has.
 RESULT_BYTES = 8 * 1024
+#: No file of a supervisor's is larger, but for its log.
+MOST_BYTES = 1 << 20
+#: What a result says, and of which type.
+RESULT_TYPES: dict[str, type | tuple[type, ...]] = {
+    "state": str,
+    "reason": str,
+    "airflow_outcome": str,
+    "exit_code": (int, type(None)),
+}
+#: Of a name behind which there is no file of its job, and never will be by waiting.
+NEVER_A_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EPERM, errno.EFBIG, errno.EMLINK}
+)
+#: Where other users' tasks run, beside the jobs; for them to pass, not to list.
+PLACES = "tasks"
+PLACES_MODE = 0o711
 #: A disk with less than this takes no job: workloads are a few KB, and the job's log needs room too.
 PROBE_BYTES = 64 * 1024
 #: A disk with less free than both, in bytes and as a share of it, is nearly full.
@@ -79,6 +102,8 @@ class Job:
     log_path: str
     boot_id: str
     directory: Path
+    #: Of the system user that its task runs as; None is the agent's own.
+    uid: int | None = None
 
     confirmed: bool = False
     #: What the runner left, once the process has ended.
@@ -126,45 +151,73 @@ class Job:
         return self.result is None or not (self.reported or self.gone)
 
     @property
+    def place(self) -> Path:
+        """Where its supervisor works. What lies there may be the task's own doing, its name is the agent's."""
+        return self.directory if self.uid is None else self.directory.parent.parent / PLACES / self.name
+
+    @property
     def log_file(self) -> Path:
         """Where the runner lets Airflow write. Raises ValueError for a path that leaves the job's directory."""
-        folder = (self.directory / "log").resolve()
-        path = (folder / (self.log_path or "task.log")).resolve()
-        if folder not in path.parents:
-            raise ValueError(f"the log path {self.log_path!r} leaves the job's directory")
-        return path
+        return (self.place / "log").joinpath(*relative_parts(self.log_path or "task.log"))
+
+    def open_log(self, flags: int = os.O_RDONLY) -> BinaryIO:
+        """The log as it is on disk, never what a link in its place leads to. Raises OSError, ValueError."""
+        handle = open_inside(self.place / "log", self.log_path or "task.log", flags, uid=self.uid)
+        return os.fdopen(handle, "rb" if flags == os.O_RDONLY else "ab")
 
     def look(self) -> Found:
         """Read the job's condition from disk. Its supervisor may lock, start or end at any time meanwhile.
 
         Raises OSError when that cannot be told now: no descriptor is free, the disk does not answer.
         """
-        if is_locked(self.directory / "lock"):
+        if is_locked(self.place / "lock", uid=self.uid):
             return Found.RUNNING
-        if (self.directory / "exit.json").exists():
+        if self._has_ended():
             return Found.ENDED
-        if not (self.directory / "started").exists():
+        if not is_there(self.place / "started"):
             return Found.WAITING if self.confirmed else Found.UNCONFIRMED
         # It locks before it makes `started`, and writes its result before it unlocks: so this second look is final.
-        if is_locked(self.directory / "lock"):
+        if is_locked(self.place / "lock", uid=self.uid):
             return Found.RUNNING
-        return Found.ENDED if (self.directory / "exit.json").exists() else Found.DIED
+        return Found.ENDED if self._has_ended() else Found.DIED
+
+    def _has_ended(self) -> bool:
+        return any(is_there(folder / "exit.json") for folder in {self.directory, self.place})
+
+    def read_result(self) -> dict[str, Any]:
+        """What the supervisor left, or the agent in its stead; empty when that says nothing."""
+        own = read_json(self.directory / "exit.json") if self.uid is not None else None
+        result = own or self._said("exit.json") or {}
+        return {name: value for name, value in result.items() if isinstance(value, RESULT_TYPES.get(name, object))}
+
+    def _said(self, name: str) -> dict[str, Any] | None:
+        """The object in a file of the supervisor's; None when there is none. Raises OSError when that may pass."""
+        try:
+            content = json.loads(read_inside(self.place, name, most_bytes=MOST_BYTES, uid=self.uid))
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
+        except OSError as error:
+            if error.errno in NEVER_A_FILE:
+                return None
+            raise
+        return content if isinstance(content, dict) else None
 
     def supervisor(self, *, boot_id: str) -> Supervisor | None:
         """Its process, as far as the number still means something: never after a restart of the machine."""
-        started = read_json(self.directory / "started")
-        if started is None or self.boot_id != boot_id or not isinstance(started.get("pid"), int):
+        started = self._said("started") or {}
+        pid, started_at, ticks = (started.get(name) for name in ("pid", "started_at", "ticks"))
+        if self.boot_id != boot_id or type(pid) is not int or not 0 < pid < 1 << 31:  # 0 and less mean many processes
             return None
-        ticks = started.get("ticks")
         return Supervisor(
-            pid=started["pid"],
-            started_at=float(started.get("started_at", 0.0)),
+            pid=pid,
+            started_at=started_at if isinstance(started_at, int | float) else 0.0,
             ticks=ticks if isinstance(ticks, int) else None,
+            uid=self.uid,
         )
 
     def was_asked(self) -> bool:
         """Whether Airflow may have heard of the start."""
-        return (self.directory / "asked").exists()
+        return is_there(self.place / "asked")
 
     def mark_confirmed(self) -> None:
         # On disk first: whoever looks meanwhile must not start what a full disk is about to give back.
@@ -174,7 +227,7 @@ class Job:
     def give_up_start(self) -> bool:
         """Take the one start of this attempt, so that nobody can any more; False when somebody has, or may have."""
         try:
-            os.close(os.open(self.directory / "started", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            os.close(os.open(self.place / "started", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError:
             return False
         return True
@@ -193,7 +246,7 @@ class Job:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result in place of a supervisor that could not."""
-        (self.directory / "exit.reserved").unlink(missing_ok=True)
+        (self.place / "exit.reserved").unlink(missing_ok=True)
         write(self.directory / "exit.json", json.dumps({**result, "finished_at": time.time()}).encode())
 
     def note(self, event: str) -> None:
@@ -201,25 +254,29 @@ class Job:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = {"timestamp": stamp, "level": "error", "event": event, "logger": "edgecontrol.agent"}
         with contextlib.suppress(OSError, ValueError):
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
-            with self.log_file.open("ab") as file:
+            creating = 0
+            if self.uid is None:  # nothing of ours is made between another user's files
+                self.log_file.parent.mkdir(parents=True, exist_ok=True)
+                creating = os.O_CREAT
+            with self.open_log(os.O_WRONLY | os.O_APPEND | creating) as file:
                 file.write(json.dumps(line).encode() + b"\n")
 
     def log_size(self) -> int:
         try:
-            return self.log_file.stat().st_size
+            with self.open_log() as file:
+                return os.fstat(file.fileno()).st_size
         except (OSError, ValueError):
             return 0
 
     def drop_log(self) -> None:
         """Give its room on the disk back."""
         with contextlib.suppress(OSError, ValueError):
-            self.log_file.unlink()
+            unlink_inside(self.place / "log", self.log_path or "task.log")
 
     def log_digest(self) -> tuple[int, str]:
         """Size and SHA-256 of the log as it is on disk; read again only after a change, however often one asks."""
         digest, size = hashlib.sha256(), 0
-        with contextlib.suppress(OSError, ValueError), self.log_file.open("rb") as file:
+        with contextlib.suppress(OSError, ValueError), self.open_log() as file:
             changed_at = os.fstat(file.fileno()).st_mtime_ns
             if self._digest is not None and self._digest[:2] == (os.fstat(file.fileno()).st_size, changed_at):
                 return self._digest[0], self._digest[2]
@@ -231,11 +288,13 @@ class Job:
 
 
 class Spool:
-    """The directory of all held jobs."""
+    """The directory of all held jobs. `account_of` names the user that tasks of a queue run as."""
 
-    def __init__(self, *, state_dir: Path) -> None:
+    def __init__(self, *, state_dir: Path, account_of: Callable[[str], Account | None] = lambda queue: None) -> None:
         self.folder = state_dir / "jobs"
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.places = state_dir / PLACES
+        self._account_of = account_of
 
     def add(self, offer: dict[str, Any], *, settings: dict[str, Any]) -> Job:
         """Write an offered job down, whole or not at all; the same offer again returns what is there.
@@ -245,23 +304,28 @@ class Spool:
         """
         directory = self.folder / f"{UUID(offer['id'])}.{int(offer['attempt'])}"
         if not directory.exists():
-            temporary = self.folder / f".{directory.name}"
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(mode=0o700)
-            facts = {key: offer[key] for key in ("id", "attempt", "kind", "queue", "slots", "log_path")}
-            try:
-                write(temporary / "exit.reserved", b" " * RESULT_BYTES, durable=False)
-                write(temporary / "workload.json", json.dumps(offer["workload"]).encode())
-                write(temporary / "job.json", json.dumps({**facts, **settings}).encode())
-                temporary.rename(directory)
-                sync(self.folder)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+            facts = {key: offer[key] for key in ("id", "attempt", "kind", "queue", "slots", "log_path")} | settings
+            files = {
+                "exit.reserved": b" " * RESULT_BYTES,
+                "workload.json": json.dumps(offer["workload"]).encode(),
+                "job.json": json.dumps(facts).encode(),
+            }
+            account = self._account_of(str(offer["queue"]))
+            if account is not None:
+                self._make_place(directory.name, files, account=account)
+                files = {"job.json": json.dumps({**facts, "uid": account.uid}).encode()}
+            make_folder(directory, files)
         job = read_job(directory)
         if job is None:
             raise OSError(f"{directory} cannot be read back")
         return job
+
+    def _make_place(self, name: str, files: dict[str, bytes], *, account: Account) -> None:
+        """What another user's task needs of its job, in a directory of that user."""
+        self.places.mkdir(exist_ok=True)
+        self.places.chmod(PLACES_MODE)
+        shutil.rmtree(self.places / name, ignore_errors=True)  # of a job that never came to be
+        make_folder(self.places / name, files, account=account)
 
     def trouble(self) -> str:
         """Why no job can be written down now; empty when one can. Writes as much as a job needs, and removes it."""
@@ -283,6 +347,9 @@ class Spool:
 
     def load(self) -> Iterator[Job]:
         """All jobs that an earlier agent process held. What is not whole was never confirmed, and is removed."""
+        for place in self.places.iterdir() if self.places.is_dir() else ():
+            if not (self.folder / place.name).is_dir():
+                shutil.rmtree(place, ignore_errors=True)
         for directory in sorted(self.folder.iterdir()):
             try:
                 job = None if directory.name.startswith(".") else read_job(directory)
@@ -302,6 +369,26 @@ class Spool:
         except OSError:
             removed = job.directory
         shutil.rmtree(removed, ignore_errors=True)
+        if job.uid is not None:
+            shutil.rmtree(job.place, ignore_errors=True)  # follows no link, here as elsewhere
+
+
+def make_folder(folder: Path, files: dict[str, bytes], *, account: Account | None = None) -> None:
+    """Make a private folder with these files, whole or not at all; with `account`, it belongs to that user then."""
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(mode=0o700)
+    try:
+        for name, content in files.items():
+            write(temporary / name, content, durable=name != "exit.reserved")
+        if account is not None:
+            for path in (*(temporary / name for name in files), temporary):
+                os.chown(path, account.uid, account.gid)
+        temporary.rename(folder)
+        sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def read_job(directory: Path) -> Job | None:
@@ -317,6 +404,7 @@ def read_job(directory: Path) -> Job | None:
             log_path=str(facts["log_path"] or ""),
             boot_id=str(facts["boot_id"]),
             directory=directory,
+            uid=None if facts.get("uid") is None else int(facts["uid"]),
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -328,15 +416,18 @@ def read_job(directory: Path) -> Job | None:
     return job
 
 
-def is_locked(path: Path) -> bool:
+def is_locked(path: Path, *, uid: int | None = None) -> bool:
     """Whether another process holds the lock. Takes it for an instant, so whoever locks for good tries twice.
 
     Raises OSError when that cannot be told now: a process must not be taken for dead because no descriptor is free.
+    What a task has put in the lock's place is none.
     """
     try:
-        handle = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
+        handle = open_inside(path.parent, path.name, os.O_RDWR, uid=uid)
+    except OSError as error:
+        if error.errno in NEVER_A_FILE:
+            return False
+        raise
     try:
         return not try_lock(handle)
     finally:

@@ -167,7 +167,7 @@ class LogShipper:
 def read_at(job: Job, offset: int, size: int) -> bytes:
     """Up to `size` bytes of the log from the offset; none while there is no log."""
     try:
-        with job.log_file.open("rb") as file:
+        with job.open_log() as file:
             file.seek(offset)
             return file.read(size)
     except (OSError, ValueError):

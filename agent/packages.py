@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 #: How often is looked whether they have changed; and once they have, whether whoever changes them is done.
 LOOK_SECONDS = 30.0
@@ -25,13 +26,20 @@ MARKED = (".dist-info", ".egg-info", ".egg-link", ".pth")
 class Packages:
     """The packages that this interpreter finds with these variables; an interpreter that does not run has none."""
 
-    def __init__(self, *, python: str, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, *, python: str, environ: Mapping[str, str], how_to_start: Mapping[str, Any] | None = None
+    ) -> None:
         self._python = python
-        self._folders = folders(python, environ)
+        self._folders = folders(python, environ, how_to_start)
         self._touched: list[int] = []
         self._seen = ""
         self._known = ""
         self._look_at = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether the interpreter has told where it looks for them."""
+        return bool(self._folders)
 
     def fingerprint(self) -> str:
         """Another word after every installation, upgrade or removal."""
@@ -57,12 +65,18 @@ class Packages:
         return self._seen
 
 
-def folders(python: str, environ: Mapping[str, str]) -> list[str]:
-    """Where installers put packages for this interpreter."""
+def folders(python: str, environ: Mapping[str, str], how_to_start: Mapping[str, Any] | None = None) -> list[str]:
+    """Where installers put packages for this interpreter, which runs what it finds there: as `how_to_start` says."""
     command = [python, "-c", "import json, sys; print(json.dumps(sys.path))"]
     try:
         answer = subprocess.run(
-            command, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True
+            command,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=20,
+            check=True,
+            **(how_to_start or {}),
         )
         path = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):

@@ -23,6 +23,8 @@ class Supervisor(NamedTuple):
     started_at: float
     #: Clock ticks since the start of the machine, where the system counts them: nobody sets that clock.
     ticks: int | None = None
+    #: The user whose word this is, where it is not the agent's own: no process of somebody else is meant then.
+    uid: int | None = None
 
 
 def of_job(name: str, *, supervisor: Supervisor | None) -> list[psutil.Process]:
@@ -31,12 +33,14 @@ def of_job(name: str, *, supervisor: Supervisor | None) -> list[psutil.Process]:
     A task starts its programs in sessions of their own, so that none of the three alone finds them all.
     """
     session = supervisor.pid if supervisor is not None and not _is_stranger(supervisor) else None
+    uid = supervisor.uid if supervisor is not None else None
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid in found or process.pid == os.getpid():
                 continue
-            if (session is not None and _session(process.pid) == session) or _mark(process) == name:
+            in_session = session is not None and _session(process.pid) == session and _is_of(process, uid)
+            if in_session or _mark(process) == name:
                 found[process.pid] = process
                 for child in process.children(recursive=True):
                     found.setdefault(child.pid, child)
@@ -70,16 +74,23 @@ def _mark(process: psutil.Process) -> str | None:
 
 
 def _is_stranger(supervisor: Supervisor) -> bool:
-    """Whether the number now belongs to a younger process.
+    """Whether the number now belongs to a younger process, or to one that its user could not have started.
 
     A number is not given out again while a session bears it, so a stranger there also proves that the session is empty.
     """
+    with contextlib.suppress(psutil.Error):
+        if not _is_of(psutil.Process(supervisor.pid), supervisor.uid):
+            return True
     if supervisor.ticks is not None and (ticks := start_ticks(supervisor.pid)) is not None:
         return ticks != supervisor.ticks
     try:
         return bool(psutil.Process(supervisor.pid).create_time() > supervisor.started_at + CLOCK_SLACK_SECONDS)
     except psutil.Error:
         return False
+
+
+def _is_of(process: psutil.Process, uid: int | None) -> bool:
+    return uid is None or bool(process.uids().real == uid)
 
 
 def start_ticks(pid: int) -> int | None:

@@ -9,10 +9,11 @@ import logging
 import os
 import select
 import socket
+import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from agent import __version__
 from agent.errors import BadStateDir, NoAirflow
 from agent.jobs import write
 from agent.packages import Packages
+from agent.task_kinds import TaskKind
 
 log = logging.getLogger("agent.runner")
 
@@ -29,8 +31,13 @@ CONNECT_SECONDS = 5.0
 SOURCE = resources.files("agent").joinpath("runner.py")
 #: A socket's name may have 107 bytes on Linux and 103 on macOS.
 SOCKET_NAME_LIMIT = 100
-#: The agent's own settings (the token among them) and what systemd meant for the agent alone.
-PRIVATE_PREFIXES = ("EDGE_AGENT_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+#: Begins the name of the folder for the runners of another user, in which their sockets have one of their own.
+OF_USER = "runner-of-"
+SOCKETS = "sockets"
+#: For other users to pass, not to list.
+FOLDER_MODE = 0o711
+#: More than a runner ever says at once.
+MOST_BYTES = 1 << 20
 #: Settings that Airflow and Python read once, while the runner imports them.
 READ_AT_IMPORT = ("AIRFLOW", "PYTHON", "LD_", "PATH", "HOME", "VIRTUAL_ENV")
 
@@ -45,7 +52,23 @@ class Runner(Protocol):
     def alive(self) -> bool: ...
     @property
     def ready(self) -> bool: ...
-    def connect(self) -> None: ...
+    @property
+    def handles(self) -> list[socket.socket]:
+        """What becomes readable when there is something to hear; none when it has to be asked."""
+
+    @property
+    def socket_path(self) -> Path | None:
+        """Where it is found; None when nobody can find it."""
+
+    def renew(self) -> None:
+        """Look anew which generation is due."""
+
+    def connect(self, *, spare: Collection[Path] = ()) -> None:
+        """Reach it, starting it if need be; former ones are told to end, but for those at the sockets to `spare`.
+
+        Raises NoAirflow, RunnerAway or BadStateDir.
+        """
+
     def start(self, directory: Path) -> None: ...
     def events(self, *, timeout: float) -> list[dict[str, Any]]: ...
     def close(self, *, drain: bool) -> None: ...
@@ -53,11 +76,6 @@ class Runner(Protocol):
 
 class RunnerAway(Exception):
     """The runner cannot be told anything now."""
-
-
-def task_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What the agent's environment passes on to tasks: everything but what is the agent's own."""
-    return {name: value for name, value in environ.items() if not name.startswith(PRIVATE_PREFIXES)}
 
 
 def no_airflow(task_python: str, why: str) -> NoAirflow:
@@ -69,22 +87,24 @@ def no_airflow(task_python: str, why: str) -> NoAirflow:
 
 
 class ForkRunner:
-    """One fork server per generation: same agent, interpreter, installed packages, source and import-time settings.
+    """One fork server per generation: same agent, kind of task, installed packages, source and import-time settings.
 
     It outlives the agent. A restarted agent of the same generation finds it at its socket; one of another generation
     tells it to drain and starts its own, as a running agent does when the packages change. Until a draining runner
     has ended, it still tells of the jobs that end.
     """
 
-    def __init__(self, *, task_python: str, state_dir: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, *, kind: TaskKind, state_dir: Path, environ: Mapping[str, str]) -> None:
         self.airflow_version = ""
         self.error = ""
         self.pid = 0
-        self._python = task_python
-        self._environ = task_environment(environ)
-        self._folder = state_dir / "runner"
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._packages = Packages(python=task_python, environ=self._environ)
+        self._kind = kind
+        self._python = kind.python
+        self._uid = kind.account.uid if kind.account is not None else None
+        self._environ = kind.environment(environ)
+        self._folder = runner_folder(state_dir, kind)
+        self._sockets = socket_folder(self._folder, kind)
+        self._packages = self._look_at_packages()
         self._generation = ""
         self._socket: socket.socket | None = None
         self._partial = b""
@@ -102,11 +122,23 @@ class ForkRunner:
     def ready(self) -> bool:
         return self._ready and self._socket is not None
 
-    def connect(self) -> None:
-        """Reach this generation's runner, starting it when there is none. Raises NoAirflow or RunnerAway."""
+    @property
+    def handles(self) -> list[socket.socket]:
+        connection = self._socket
+        return [connection, *self._former] if connection is not None else []
+
+    @property
+    def socket_path(self) -> Path:
+        return self._sockets / f"{self._generation}.sock"
+
+    def renew(self) -> None:
+        if not self._packages.known:  # its interpreter did not run then
+            self._packages = self._look_at_packages()
         self._generation = self._name_generation()
-        self._drain_others()
-        connection = connect_to(self._path) or self._spawn()
+
+    def connect(self, *, spare: Collection[Path] = ()) -> None:
+        self._drain_others({*spare, self.socket_path})
+        connection = connect_to(self.socket_path, uid=self._uid) or self._spawn()
         connection.setblocking(False)
         self._socket, self._partial, self._ready = connection, b"", False
         deadline = time.monotonic() + ANSWER_SECONDS
@@ -138,6 +170,8 @@ class ForkRunner:
             self._lose()
         elif data:
             *lines, self._partial = (self._partial + data).split(b"\n")
+            if len(self._partial) > MOST_BYTES:
+                raise ValueError("a line without end")
             messages += [json.loads(line) for line in lines]
         if self.ready and self._packages.changed():
             log.info(
@@ -177,7 +211,7 @@ class ForkRunner:
         self.error = state["error"]
         if not state["airflow_version"]:
             raise no_airflow(self._python, "there is no Airflow in it")
-        self.airflow_version = state["airflow_version"]
+        self.airflow_version = str(state["airflow_version"])[:50]
         if self.error:
             raise no_airflow(self._python, f"importing Airflow failed ({self.error}; see {self._log_file})")
 
@@ -203,25 +237,29 @@ class ForkRunner:
         source = self._folder / f"runner-{self._generation}.py"
         try:
             write(source, SOURCE.read_bytes())
-            self._path.unlink(missing_ok=True)
+            if self._uid is not None:
+                source.chmod(0o644)
+            self.socket_path.unlink(missing_ok=True)
         except OSError as error:
             raise BadStateDir(f"cannot write to {self._folder}: {error.strerror}") from None
         mode = "ab" if self._log_file.exists() and self._log_file.stat().st_size < 1_000_000 else "wb"
         with self._log_file.open(mode) as output:
+            self._log_file.chmod(0o600)
             try:
                 self._process = subprocess.Popen(
-                    [self._python, str(source), "--socket", str(self._path)],
+                    [self._python, str(source), "--socket", str(self.socket_path)],
                     env=self._environ,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    **how_to_start(self._kind),
                 )
             except OSError as error:
-                raise no_airflow(self._python, error.strerror or str(error)) from None
+                raise no_airflow(self._python, why_not_started(error, kind=self._kind)) from None
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
-            connection = connect_to(self._path)
+            connection = connect_to(self.socket_path, uid=self._uid)
             if connection is not None:
                 log.debug("started the task runner, process %s", self._process.pid)
                 return connection
@@ -233,73 +271,130 @@ class ForkRunner:
         raise RunnerAway(f"the task runner does not listen; see {self._log_file}")
 
     @property
-    def _path(self) -> Path:
-        return self._folder / f"{self._generation}.sock"
-
-    @property
     def _log_file(self) -> Path:
         return self._folder / f"{self._generation}.log"
+
+    def _look_at_packages(self) -> Packages:
+        return Packages(python=self._python, environ=self._environ, how_to_start=how_to_start(self._kind))
 
     def _name_generation(self) -> str:
         facts = [__version__, self._python, SOURCE.read_bytes().decode(), self._packages.fingerprint()]
         facts += [f"{key}={value}" for key, value in sorted(self._environ.items()) if key.startswith(READ_AT_IMPORT)]
+        facts += [repr(self._kind.account), *(f"{key}={value}" for key, value in sorted(self._kind.given.items()))]
         return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:12]
 
-    def _drain_others(self) -> None:
-        for path in self._folder.glob("*.sock"):
-            if path == self._path:
-                continue
-            connection = connect_to(path)
-            if connection is not None:
-                with contextlib.suppress(OSError):
-                    connection.sendall(b'{"op": "drain"}\n')
-                connection.setblocking(False)
-                self._former[connection] = b""
-            else:
-                path.unlink(missing_ok=True)
+    def _drain_others(self, spare: set[Path]) -> None:
+        """Tell the former runners of the same user to end; they still tell of their jobs until then."""
+        for connection in drain(self._sockets, spare=spare, uid=self._uid):
+            connection.setblocking(False)
+            self._former[connection] = b""
+        wanted = {path.stem for path in (*spare, *self._sockets.glob("*.sock"))}
         for leftover in (*self._folder.glob("*.log"), *self._folder.glob("runner-*.py")):
-            generation = leftover.stem.removeprefix("runner-")
-            if generation != self._generation and not (self._folder / f"{generation}.sock").exists():
+            if leftover.stem.removeprefix("runner-") not in wanted:
                 leftover.unlink(missing_ok=True)
+
+
+def runner_folder(state_dir: Path, kind: TaskKind) -> Path:
+    """Where the runners' source and logs are. Another user passes it to its sockets, and can write nothing there."""
+    if kind.account is None:
+        folder = state_dir / "runner"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+    folder = state_dir / f"{OF_USER}{kind.account.uid}"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(FOLDER_MODE)
+    return folder
+
+
+def socket_folder(folder: Path, kind: TaskKind) -> Path:
+    """Where the runner of this kind can make its socket: for another user, a folder that is its own."""
+    if kind.account is None:
+        return folder
+    own = folder / SOCKETS
+    own.mkdir(mode=0o700, exist_ok=True)
+    os.chown(own, kind.account.uid, kind.account.gid)
+    return own
+
+
+def drain(sockets: Path, *, spare: Collection[Path], uid: int | None) -> list[socket.socket]:
+    """Tell every runner in the folder but those at these sockets to end with its last job; return the connections."""
+    told = []
+    for path in sockets.glob("*.sock"):
+        if path in spare:
+            continue
+        connection = connect_to(path, uid=uid)
+        if connection is None:
+            path.unlink(missing_ok=True)
+            continue
+        with contextlib.suppress(OSError):
+            connection.sendall(b'{"op": "drain"}\n')
+        told.append(connection)
+    return told
+
+
+def drain_users(state_dir: Path, *, but: Collection[Path]) -> None:
+    """Tell the runners of users as whom no task runs any more to end, by all folders of sockets but these."""
+    own = state_dir / "runner"
+    for sockets in {own, *state_dir.glob(f"{OF_USER}*/{SOCKETS}")} - set(but):
+        uid = None if sockets == own else sockets.stat().st_uid
+        for connection in drain(sockets, spare=(), uid=uid):
+            connection.close()
 
 
 class FreshRunner:
     """A fresh interpreter per job: for systems without `fork`, and where tasks shall share nothing."""
 
-    def __init__(self, *, task_python: str, state_dir: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, *, kind: TaskKind, state_dir: Path, environ: Mapping[str, str]) -> None:
         self.airflow_version = ""
         self.error = ""
-        self._python = task_python
-        self._environ = task_environment(environ)
-        self._source = state_dir / "runner" / "runner.py"
-        self._source.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._kind = kind
+        self._python = kind.python
+        self._environ = kind.environment(environ)
+        self._source = runner_folder(state_dir, kind) / "runner.py"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def alive(self) -> bool:
-        return True
+        return self.ready
 
     @property
     def ready(self) -> bool:
         return bool(self.airflow_version)
 
-    def connect(self) -> None:
-        write(self._source, SOURCE.read_bytes())
-        command = [self._python, str(self._source), "--probe"]
+    @property
+    def handles(self) -> list[socket.socket]:
+        return []
+
+    @property
+    def socket_path(self) -> None:
+        return None
+
+    def renew(self) -> None:
+        """There is one generation only: every job's process is a new one."""
+
+    def connect(self, *, spare: Collection[Path] = ()) -> None:
         try:
-            answer = subprocess.run(command, env=self._environ, capture_output=True, timeout=60, check=True)
-            self.airflow_version = json.loads(answer.stdout)["airflow_version"]
-        except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
+            write(self._source, SOURCE.read_bytes())
+            self._source.chmod(0o644)
+        except OSError as error:
+            raise BadStateDir(f"cannot write {self._source}: {error.strerror}") from None
+        command = [self._python, str(self._source), "--probe"]
+        how: dict[str, Any] = {"env": self._environ, "capture_output": True, "timeout": 60, "check": True}
+        try:
+            answer = subprocess.run(command, **how, **how_to_start(self._kind))
+            self.airflow_version = str(json.loads(answer.stdout)["airflow_version"])[:50]
+        except OSError as error:
+            raise no_airflow(self._python, why_not_started(error, kind=self._kind)) from None
+        except (subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
             raise no_airflow(self._python, str(error)) from None
         if not self.airflow_version:
             raise no_airflow(self._python, "there is no Airflow in it")
 
     def start(self, directory: Path) -> None:
         command = [self._python, str(self._source), "--job", str(directory)]
+        how: dict[str, Any] = {"env": self._environ, "stdin": subprocess.DEVNULL, "start_new_session": True}
         try:
-            self._processes[directory.name] = subprocess.Popen(
-                command, env=self._environ, stdin=subprocess.DEVNULL, start_new_session=True
-            )
+            self._processes[directory.name] = subprocess.Popen(command, **how, **how_to_start(self._kind))
         except OSError as error:
             raise RunnerAway(f"cannot start {self._python}: {error.strerror}") from None
 
@@ -317,23 +412,43 @@ class FreshRunner:
         self._processes.clear()
 
 
-def make_runner(*, task_start: str, task_python: str, state_dir: Path, environ: Mapping[str, str]) -> Runner:
-    """The runner that the settings ask for and this system can have."""
-    kind = ForkRunner if task_start == "fork" and hasattr(os, "fork") else FreshRunner
-    return kind(task_python=task_python, state_dir=state_dir, environ=environ)
+def make_runner(*, task_start: str, kind: TaskKind, state_dir: Path, environ: Mapping[str, str]) -> Runner:
+    """The runner for this kind of task that the settings ask for and this system can have."""
+    if task_start == "fork" and hasattr(os, "fork"):
+        return ForkRunner(kind=kind, state_dir=state_dir, environ=environ)
+    return FreshRunner(kind=kind, state_dir=state_dir, environ=environ)
 
 
-def connect_to(path: Path) -> socket.socket | None:
-    """A connection to the runner at this socket, or None when nobody listens."""
+def how_to_start(kind: TaskKind) -> dict[str, Any]:
+    return kind.account.how_to_start() if kind.account is not None else {}
+
+
+def why_not_started(error: OSError, *, kind: TaskKind) -> str:
+    whose = f" by {kind.account.name}" if kind.account is not None else ""
+    return f"it cannot be started{whose} ({error.strerror or error})"
+
+
+def connect_to(path: Path, *, uid: int | None = None) -> socket.socket | None:
+    """A connection to the runner at this socket, or None when nobody listens: with `uid`, nobody of that user."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(CONNECT_SECONDS)
     try:
         with short_name(path) as name:
             connection.connect(name)
+        if uid is None or listener_of(connection) == uid:
+            return connection
+        log.error("%s is not listened at by the user whose runner it is", path)
     except OSError:
-        connection.close()
-        return None
-    return connection
+        pass
+    connection.close()
+    return None
+
+
+def listener_of(connection: socket.socket) -> int:
+    """The user of the process at the other end: a socket's name may be a link that leads elsewhere."""
+    credentials = struct.Struct("3i")  # process, user, group
+    _, uid, _ = credentials.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))
+    return int(uid)
 
 
 @contextlib.contextmanager

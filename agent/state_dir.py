@@ -10,17 +10,19 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from agent.errors import AlreadyRunning, BadStateDir
-from agent.jobs import is_locked, read_json, try_lock, write
+from agent.jobs import PLACES, PLACES_MODE, is_locked, read_json, try_lock, write
 
 
-def take(folder: Path) -> int:
+def take(folder: Path, *, passable: bool = False) -> int:
     """Make the directory if need be, and lock it until this process ends: two agents would start the same jobs.
 
-    Returns the handle that bears the lock. Raises BadStateDir, or AlreadyRunning.
+    `passable` lets other users, as whom tasks run, through to what is theirs in it: they can list nothing. Returns the
+    handle that bears the lock. Raises BadStateDir, or AlreadyRunning.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        # Never taken from a task that still runs.
+        folder.chmod(PLACES_MODE if passable or (folder / PLACES).is_dir() else 0o700)
         handle = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
         taken = lock_soon(handle)
     except OSError as error:

@@ -31,7 +31,7 @@ from agent.orders import Orders
 from agent.pages import Pages
 from agent.registration import Registration, is_known
 from agent.reporter import Reporter
-from agent.runner_link import RunnerAway, make_runner, no_airflow
+from agent.runners import kinds_on_this_machine, make_runners
 from agent.status import status
 from agent.systemd import Notifier, Watchdog, in_words
 from agent.thresholds import make_thresholds
@@ -69,14 +69,13 @@ class Worker:
         self._notifier = Notifier(environ)
         transport = Transport.of(config)
         transport.check()
-        self._lock_handle = state_dir.take(config.state_dir)
+        kinds = kinds_on_this_machine(config, environ)
+        self._lock_handle = state_dir.take(config.state_dir, passable=any(kind.account for kind in kinds))
         session, self._replaces = state_dir.begin_session(config.state_dir)
         self.client = Client(url=config.url, token=config.token, session=session, new_session=transport.session)
-        self.spool = Spool(state_dir=config.state_dir)
+        self.runner = make_runners(kinds, task_start=config.task_start, state_dir=config.state_dir, environ=environ)
+        self.spool = Spool(state_dir=config.state_dir, account_of=self.runner.account_of)
         self.held = Held(spool=self.spool, concurrency=config.concurrency)
-        self.runner = make_runner(
-            task_start=config.task_start, task_python=config.task_python, state_dir=config.state_dir, environ=environ
-        )
         self._execution_api_url = ""
         self.gate = Gate(
             runner_ready=lambda: self.runner.ready,
@@ -135,10 +134,7 @@ class Worker:
         self._attention.call()
 
     def _live(self) -> None:
-        try:
-            self.runner.connect()
-        except RunnerAway as error:
-            raise no_airflow(self.config.task_python, str(error)) from None
+        self.runner.connect()
         lost = self._take_over()
         answer = self._register(without=lost)
         if answer is None:
@@ -215,6 +211,7 @@ class Worker:
             orders=self.orders,
             intake=self.intake,
             wait_seconds=answer["claim_wait_seconds"],
+            served=self.runner.served,
         )
         self.heartbeat = Heartbeat(
             client=self.client,
@@ -404,7 +401,9 @@ class Worker:
     def _pause(self, seconds: float) -> bool:
         """Wait; True when a signal has come meanwhile."""
         if is_known(self.config.url, state_dir=self.config.state_dir):
-            self._notifier.ready("waits for the control plane")  # for hours if need be: a start that takes as long fails
+            self._notifier.ready(
+                "waits for the control plane"
+            )  # for hours if need be: a start that takes as long fails
         self._attention.wait(seconds)
         return bool(self._signals)
 
@@ -428,6 +427,8 @@ class Worker:
         """The system figures, and why no work is taken if so."""
         facts = {**self._machine, **self._meter.figures(), **self.extended.figures()}
         facts["airflow_version"] = self.runner.airflow_version
+        if not_served := self.runner.not_served():
+            facts["not_served"] = not_served
         if self.client.clock.off_seconds is not None:
             facts["clock_off_seconds"] = self.client.clock.off_seconds
         reason = self.claims.closed_because if "claims" in self._loops else ""

@@ -7,6 +7,7 @@ running both, in `tests/acceptance/test_programs_together.py`.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from drf_spectacular.generators import SchemaGenerator
 
 import agent
 import edgecontrol
+from agent import client
 from agent.client import ORDERS, REGISTERED
 from agent.orders import Orders
 from agent.wishes import ACTIVE, AUTOMATIC, MACHINE, MAINTENANCE, OPERATOR, Wish
@@ -100,6 +102,13 @@ def test_the_control_plane_understands_the_wishes_of_a_machine_and_answers_what_
     read = set(re.findall(r"requested_by\w*|wish_taken", Path(agent.__file__).with_name("orders.py").read_text()))
     assert read <= set(agent_api.OrdersSerializer().fields)
     assert {OPERATOR, MACHINE, AUTOMATIC} == {by.value for by in RequestedBy}
+
+
+def test_the_control_plane_reads_all_that_a_claim_of_the_agent_says() -> None:
+    source = inspect.getsource(client.Client.claim)
+    said = set(re.findall(r'"(\w+)":|body\["(\w+)"\]', source))
+    assert {"only_queues", "without_queues"} < {name for pair in said for name in pair if name}
+    assert {name for pair in said for name in pair if name} == set(agent_api.ClaimSerializer().fields)
 
 
 def test_an_answer_has_all_by_which_the_agent_knows_a_control_plane() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from agent import packages
 from agent.runner_link import ForkRunner
+from agent.task_kinds import TaskKind
 from tests.integration.agent.conftest import STAND_IN, inherited_environment
 from tests.integration.agent.control_plane import ControlPlane
 
@@ -30,10 +31,12 @@ class Link:
         self.installed = folder / "site-packages"
         self.installed.mkdir()
         environ = {**inherited_environment(), "PYTHONPATH": os.pathsep.join([str(STAND_IN), str(self.installed)])}
-        self.runner = ForkRunner(task_python=sys.executable, state_dir=folder / "state", environ=environ)
+        kind = TaskKind(python=sys.executable, given={})
+        self.runner = ForkRunner(kind=kind, state_dir=folder / "state", environ=environ)
         self.said: list[dict[str, Any]] = []
 
     def connect(self) -> int:
+        self.runner.renew()
         self.runner.connect()
         self.until(lambda: self.runner.ready)
         return self.runner.pid

@@ -13,35 +13,44 @@ from typing import Any
 
 import pytest
 
-from agent.errors import BadStateDir
 from agent.gate import Gate
 from agent.held import Held
 from agent.job_watch import START_SECONDS, JobWatch
 from agent.jobs import Found, Job, read_job, write
-from agent.runner_link import RunnerAway
 
 Add = Callable[..., Job]
 
 
 class Runner:
-    """A fork server that starts nothing, and notes what it was told."""
+    """Runners that start nothing, and note what they were told."""
 
     def __init__(self) -> None:
-        self.ready = self.alive = True
+        self.ready = True
         self.started: list[str] = []
-        #: Why it cannot be reached, for each of the next tries.
-        self.errors: list[Exception] = []
+        self.refusal = ""
+        #: The users whose runner is a new one at the next look.
+        self.mended: set[int | None] = set()
+        self.said: list[dict[str, Any]] = []
 
-    def connect(self) -> None:
-        if self.errors:
-            raise self.errors.pop(0)
-        self.ready = self.alive = True
+    def mend(self) -> set[int | None]:
+        mended, self.mended = self.mended, set()
+        return mended
+
+    def look(self) -> bool:
+        return False
+
+    def why_not(self, queue: str) -> str:
+        return self.refusal
+
+    def can_start(self, queue: str) -> bool:
+        return self.ready
 
     def events(self, *, timeout: float) -> list[dict[str, Any]]:
-        return []
+        said, self.said = self.said, []
+        return said
 
-    def start(self, directory: Path) -> None:
-        self.started.append(directory.name)
+    def start(self, job: Job) -> None:
+        self.started.append(job.name)
 
 
 @pytest.fixture
@@ -209,18 +218,34 @@ def test_one_job_that_cannot_be_looked_at_hides_no_other(
     assert (bad.result, good.result and good.result["state"]) == (None, "success")
 
 
-@pytest.mark.parametrize("error", [BadStateDir("no space"), RunnerAway("no answer"), OSError("no descriptors")])
-def test_a_runner_that_cannot_be_started_now_is_tried_again(
-    watch: JobWatch, runner: Runner, add_job: Add, error: Exception
+def test_what_was_ordered_of_a_runner_that_is_gone_is_ordered_of_the_next(
+    watch: JobWatch, runner: Runner, add_job: Add
+) -> None:
+    job, other = confirmed(add_job()), confirmed(add_job())
+    other.uid = 4242
+    for each in (job, other):
+        watch.order(each)
+    runner.mended = {None}
+    watch.step()
+    watch.order(job)
+    watch.order(other)
+    assert runner.started == [job.name, other.name, job.name]
+
+
+def test_a_job_that_nobody_here_can_start_goes_back_with_the_reason(
+    watch: JobWatch, runner: Runner, add_job: Add
 ) -> None:
     job = confirmed(add_job())
-    runner.errors, runner.alive, runner.ready = [error], False, False
+    runner.refusal = "no Airflow in /opt/gpu"
+    watch.order(job)
+    assert job.result == {"state": "not_started", "reason": "no Airflow in /opt/gpu"}
+
+
+def test_a_runner_speaks_of_its_own_users_jobs_only(watch: JobWatch, runner: Runner, add_job: Add) -> None:
+    job = confirmed(add_job())
+    runner.said = [{"event": "unstarted", "job": job.name, "reason": "a lie", "uid": 4242}]
     watch.step()
-    watch._reconnect_at = 0.0
-    watch.step()
-    assert runner.errors == []
-    watch.look_at_all()
-    assert runner.started == [job.name]
+    assert job.result is None
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"x", b'{"state": "paused"}'])

@@ -39,7 +39,7 @@ def test_the_disk_tells_what_became_of_a_job(
     directory = add_job().directory
     for name in files:
         (directory / name).write_text("{}")
-    monkeypatch.setattr(jobs, "is_locked", lambda path: locked)
+    monkeypatch.setattr(jobs, "is_locked", lambda path, uid: locked)
     job = jobs.read_job(directory)
     assert job is not None
     assert job.look() is found
@@ -49,7 +49,7 @@ def test_a_start_between_two_looks_is_no_death(add_job: Add, monkeypatch: pytest
     job = add_job()
     (job.directory / "started").write_text("{}")
     looks = iter([False, True])
-    monkeypatch.setattr(jobs, "is_locked", lambda path: next(looks))
+    monkeypatch.setattr(jobs, "is_locked", lambda path, uid: next(looks))
     assert job.look() is Found.RUNNING
 
 
@@ -58,7 +58,7 @@ def test_an_end_between_two_looks_is_no_death(add_job: Add, monkeypatch: pytest.
     (job.directory / "started").write_text("{}")
     looks = []
 
-    def look(path: Path) -> bool:
+    def look(path: Path, *, uid: int | None) -> bool:
         looks.append(path)
         if len(looks) == 2:
             (job.directory / "exit.json").write_text("{}")

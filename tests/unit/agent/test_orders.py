@@ -15,6 +15,7 @@ from agent.held import Held
 from agent.intake import Intake
 from agent.jobs import Job, Key
 from agent.orders import Orders
+from agent.task_kinds import Served
 from tests.unit.agent.conftest import SETTINGS, Plane, refusal
 
 Add = Callable[..., Job]
@@ -297,12 +298,14 @@ class Asking:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.served: list[Served] = []
         #: Cleared, claims park until it is set.
         self.answers = threading.Event()
         self.answers.set()
 
-    def claim(self, *, claim_id: str, free_slots: int, wait: float, revision: int) -> dict[str, Any]:
+    def claim(self, *, claim_id: str, free_slots: int, wait: float, revision: int, served: Served) -> dict[str, Any]:
         self.asked.append(free_slots)
+        self.served.append(served)
         self.answers.wait(30)
         return {"jobs": [], "heartbeat_due": False}
 
@@ -348,6 +351,18 @@ def test_slots_that_become_free_beside_a_parked_poll_are_asked_for_with_its_own(
     claims.client.answers.set()  # type: ignore[attr-defined]
     assert asked(claims) == [1, 4]
     assert held.free_slots() == 4, "nothing stays set aside"
+
+
+def test_a_parked_poll_is_asked_anew_when_a_queue_cannot_be_served_any_more(claims: Claims, held: Held) -> None:
+    claims.client.answers.clear()  # type: ignore[attr-defined]
+    claims.step()
+    claims._polls[0].started_at -= 5
+    claims.served = lambda: Served(without=("gpu",))
+    claims.step()
+    claims.client.answers.set()  # type: ignore[attr-defined]
+    assert asked(claims) == [4, 4]
+    assert claims.client.served == [Served(), Served(without=("gpu",))]  # type: ignore[attr-defined]
+    assert held.free_slots() == 4
 
 
 def test_a_poll_whose_answer_was_lost_goes_on_asking_for_that_answer(claims: Claims, add_job: Add, held: Held) -> None:

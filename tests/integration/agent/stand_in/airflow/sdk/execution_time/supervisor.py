@@ -84,10 +84,13 @@ def run_task(task: dict[str, Any], path: Path) -> int:
         keep(path)
         names = [name for name in os.environ if name.startswith(("EDGE", "AIRFLOW"))]
         there = [name for name in task.get("imports", []) if name in sys.modules]
-        witness("start", task, env=names, there=there)
+        told = {"environ": dict(os.environ)} if task.get("tell") else {}
+        witness("start", task, env=names, there=there, uid=os.getuid() if hasattr(os, "getuid") else None, **told)
         for name in task.get("imports", []):
             with suppress(Exception):
                 importlib.import_module(name)
+        for command in task.get("run", ()):
+            subprocess.run(["/bin/sh", "-c", command], check=False)
         if task.get("child"):
             child = subprocess.Popen(["sleep", "600"], start_new_session=True)
             _log_to_target(log, json.dumps({"child": child.pid}).encode() + b"\n")

@@ -1,0 +1,90 @@
+"""Files of a job that its task could write too: none is opened through a link, and none that is somebody else's.
+
+An agent that is root would otherwise read out, or overwrite, whatever a task's user lets a link point to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path, PurePath
+
+#: A link is refused, and a FIFO does not wait for its other end. Windows has neither.
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_FOLDER = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_DIRECTORY", 0)
+_BY_HANDLE = os.open in os.supports_dir_fd
+
+
+def relative_parts(name: str) -> tuple[str, ...]:
+    """The path below a folder that it must not leave. Raises ValueError when it does, or names no file."""
+    parts = PurePath(os.path.normpath(name)).parts
+    if not parts or PurePath(name).is_absolute() or ".." in parts or "\0" in name or parts == (".",):
+        raise ValueError(f"the path {name!r} leaves its directory")
+    return parts
+
+
+def open_inside(folder: Path, name: str, flags: int, *, uid: int | None) -> int:
+    """Open the regular file below the folder, whose own path must be nobody else's to change.
+
+    With `uid`, the file must belong to that user. Raises OSError when there is none, ValueError as `relative_parts`.
+    """
+    *between, last = relative_parts(name)
+    above = _open_folder(folder, between)
+    try:
+        where = {"dir_fd": above} if above is not None else {}
+        path = last if above is not None else folder.joinpath(*between, last)
+        handle = os.open(path, flags | _CAREFULLY, 0o600, **where)
+    finally:
+        if above is not None:
+            os.close(above)
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or (uid is not None and found.st_uid != uid):
+        os.close(handle)
+        raise PermissionError(errno.EPERM, "not a file of its task's user", str(folder / name))
+    return handle
+
+
+def read_inside(folder: Path, name: str, *, most_bytes: int, uid: int | None) -> bytes:
+    """The file's content. Raises OSError also when it is larger."""
+    with os.fdopen(open_inside(folder, name, os.O_RDONLY, uid=uid), "rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, "larger than it can be", str(folder / name))
+    return content
+
+
+def unlink_inside(folder: Path, name: str) -> None:
+    """Remove the file, or the link in its place. Raises OSError, ValueError."""
+    *between, last = relative_parts(name)
+    above = _open_folder(folder, between)
+    if above is None:
+        folder.joinpath(*between, last).unlink()
+        return
+    try:
+        os.unlink(last, dir_fd=above)
+    finally:
+        os.close(above)
+
+
+def is_there(path: Path) -> bool:
+    """Whether the name exists, whatever it is. Raises OSError when that cannot be told now."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _open_folder(folder: Path, between: list[str]) -> int | None:
+    """A handle of the folder that lies so far below; None where files cannot be opened from one."""
+    if not _BY_HANDLE:
+        return None
+    handle = os.open(folder, _FOLDER)
+    for part in between:
+        above = handle
+        try:
+            handle = os.open(part, _FOLDER, dir_fd=above)
+        finally:
+            os.close(above)
+    return handle
