@@ -75,7 +75,8 @@ class ControlPlane:
         self.down = False
         #: Names in the certificates that clients have shown.
         self.shown: set[str] = set()
-        self._connections: set[socket.socket] = set()
+        #: Those that are open.
+        self.connections: set[socket.socket] = set()
         #: How many seconds its dates are ahead of this machine's clock.
         self.clock_ahead = 0.0
         self._tls: ssl.SSLContext | None = None
@@ -129,7 +130,7 @@ class ControlPlane:
         self._tls = context
         self.url = f"https://{host}:{self.port}"
         self.execution_api_url = f"https://{host}:{self._airflow.server_address[1]}/execution/"
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -258,7 +259,9 @@ class ControlPlane:
                 "name": name,
                 "allowed": self.allowed_queues is None or name in self.allowed_queues,
                 "known": name in self.queues,
-                **{"paused": False, "comment": "", **self.queues.get(name, {})},
+                "paused": False,
+                "comment": "",
+                **self.queues.get(name, {}),
             }
             for name in queues
         ]
@@ -460,10 +463,10 @@ class ControlPlane:
                 super().setup()
 
             def handle(self) -> None:
-                plane._connections.add(self.connection)
+                plane.connections.add(self.connection)
                 with contextlib.suppress(OSError):  # killed agents reset their connections
                     super().handle()
-                plane._connections.discard(self.connection)
+                plane.connections.discard(self.connection)
 
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return super().date_time_string(time.time() + plane.clock_ahead)

@@ -142,15 +142,36 @@ class TestCertificates:
         start_agent(enrolled=True)
         assert_runs_a_job(plane)
 
-    def test_the_own_ca_counts_whatever_requests_would_read_of_the_environment(
-        self, plane: ControlPlane, start_agent: Start, authority: Authority, tmp_path: Path
+    def test_a_variable_that_requests_would_read_hinders_nothing(
+        self, plane: ControlPlane, start_agent: Start, authority: Authority
     ) -> None:
         plane.speak_tls(serving(authority.issue("plane")))
-        other = Authority(tmp_path / "pki", name="Other CA")
-        start_agent(
-            "--ca-bundle", str(authority.file), REQUESTS_CA_BUNDLE=str(other.file), CURL_CA_BUNDLE="/no/such/file"
-        )
+        start_agent("--ca-bundle", str(authority.file), REQUESTS_CA_BUNDLE="/no/such/file")
         assert_runs_a_job(plane)
+
+    @pytest.mark.parametrize("own_ca", [True, False])
+    def test_what_requests_would_read_of_the_environment_is_not_trusted(
+        self, plane: ControlPlane, start_agent: Start, authority: Authority, tmp_path: Path, own_ca: bool
+    ) -> None:
+        plane.speak_tls(serving(authority.issue("plane")))
+        flags = ("--ca-bundle", str(Authority(tmp_path / "pki", name="Other CA").file)) if own_ca else ()
+        agent = start_agent(*flags, REQUESTS_CA_BUNDLE=str(authority.file))
+        assert agent.wait() == 14
+        assert "REQUESTS_CA_BUNDLE is not read" in agent.stderr
+
+    def test_a_kept_connection_ends_when_its_certificate_is_replaced(
+        self, plane: ControlPlane, authority: Authority
+    ) -> None:
+        plane.speak_tls(serving(authority.issue("plane"), requires=authority.file))
+        mine = authority.issue("press-7", hosts=())
+        with Transport(ca_bundle=authority.file, client_certificate=mine).session() as session:
+            for _ in range(2):
+                session.get(f"{plane.execution_api_url}health", timeout=10)
+            assert len(plane.connections) == 1
+            mine.write_bytes(authority.issue("renewed", hosts=()).read_bytes())
+            session.get(f"{plane.execution_api_url}health", timeout=10)
+            plane.wait_for(lambda: len(plane.connections) == 1)
+        assert plane.shown == {"press-7", "renewed"}
 
     def test_a_ca_that_the_system_trusts_needs_no_setting(
         self, plane: ControlPlane, start_agent: Start, authority: Authority
