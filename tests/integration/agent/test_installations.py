@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
@@ -104,8 +105,20 @@ def test_one_file_takes_nothing_from_the_interpreter_that_runs_it(tmp_path: Path
     (tmp_path / "other/agent").mkdir(parents=True)
     (tmp_path / "other/agent/__init__.py").write_text("raise SystemExit('the wrong agent')")
     (tmp_path / "other/requests.py").write_text("raise SystemExit('the wrong requests')")
-    done = run(sys.executable, one_file, "version", folder=tmp_path, PYTHONPATH=str(tmp_path / "other"))
-    assert done.stdout.startswith("edge-agent "), done.stderr
+    for flags in ([], ["-I"]):
+        done = run(sys.executable, *flags, one_file, "version", folder=tmp_path, PYTHONPATH=str(tmp_path / "other"))
+        assert done.stdout.startswith("edge-agent "), done.stderr
+
+
+def test_a_python_that_is_too_old_is_told_so(tmp_path: Path, one_file: Path) -> None:
+    source = Path(str(start.__file__)).read_text()
+    ast.parse(source, feature_version=(3, 7))  # an older one can read it
+    pretended = (
+        f"import runpy, sys; sys.version_info = (3, 9, 1); runpy.run_path({str(one_file)!r}, run_name='__main__')"
+    )
+    done = run(*BARE, "-c", pretended, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("edge-agent: needs Python 3.11 or newer, not 3.")
 
 
 def test_the_same_input_gives_the_same_file(tmp_path: Path, one_file: Path) -> None:
