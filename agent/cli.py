@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from agent import errors
-from agent.commands import doctor, enrol, install_service, run, uninstall_service, version
+from agent.commands import doctor, enrol, install_service, maintenance, run, status, stop, uninstall_service, version
 from agent.launch import as_typed
 
 
@@ -31,6 +31,9 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "enrol": enrol,
     "run": run,
+    "status": status,
+    "stop": stop,
+    "maintenance": maintenance,
     "doctor": doctor,
     "install-service": install_service,
     "uninstall-service": uninstall_service,

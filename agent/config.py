@@ -223,6 +223,22 @@ def load_enrolment(
 
 def gather(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, Any], Path]:
     """Every setting that something names, and the state directory, whose enrolment fills what is missing."""
+    sources = sources_of(flags=flags, environ=environ)
+    merged = merge(sources)
+    state_dir = state_dir_of(merged, home=home)
+    if "url" not in merged or not merged.keys() & {"token", "token_file"}:
+        path = state_dir / ENROLLED
+        merged = merge([(f"{path}: ", read_toml(path, known=ENROLLED_SETTINGS, may_be_missing=True)), *sources])
+    return merged, state_dir
+
+
+def find_state_dir(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path | None = None) -> Path:
+    """The state directory that `run` would use with the same settings; nothing else has to be there."""
+    return state_dir_of(merge(sources_of(flags=flags, environ=environ)), home=home)
+
+
+def sources_of(*, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Sources:
+    """What people say, the strongest last. Raises BadConfig for a name that is no setting."""
     variables = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     settable = [name for name in (*SETTINGS, "config") if name not in TABLES]
     refuse_unknown(variables, settable, what="environment variable", spell=variable)
@@ -230,12 +246,11 @@ def gather(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path |
     sources: Sources = [(f"{toml}: ", read_toml(Path(toml), known=SETTINGS))] if toml else []
     sources.append(("", variables))
     sources.append(("", {"--" + name.replace("_", "-"): value for name, value in flags.items() if name != "config"}))
-    merged = merge(sources)
-    state_dir = Path(merged.get("state_dir", default_state_dir(home))).expanduser().absolute()
-    if "url" not in merged or not merged.keys() & {"token", "token_file"}:
-        path = state_dir / ENROLLED
-        merged = merge([(f"{path}: ", read_toml(path, known=ENROLLED_SETTINGS, may_be_missing=True)), *sources])
-    return merged, state_dir
+    return sources
+
+
+def state_dir_of(merged: Mapping[str, Any], *, home: Path | None) -> Path:
+    return Path(merged.get("state_dir", default_state_dir(home))).expanduser().absolute()
 
 
 def default_state_dir(home: Path | None) -> Path:

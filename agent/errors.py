@@ -94,6 +94,11 @@ class NoService(AgentError):
     summary = "the systemd unit could not be written, started or removed"
 
 
+class Overruled(AgentError):
+    exit_code = 17
+    summary = "what a command waited for will not come: somebody wants something else meanwhile"
+
+
 class Interrupted(AgentError):
     exit_code = 130
     summary = "interrupted: a second signal stopped the jobs, or Ctrl-C ended an enrolment"
@@ -117,5 +122,6 @@ ALL = (
     NotLetThrough,
     NoAnswer,
     NoService,
+    Overruled,
     Interrupted,
 )

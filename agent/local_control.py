@@ -173,23 +173,25 @@ def proof(key: bytes, role: str, *challenges: str) -> str:
     return hmac.new(key, "|".join((role, *challenges)).encode(), "sha256").hexdigest()
 
 
-def listen(state_dir: Path) -> tuple[socket.socket, Any]:
+def listen(state_dir: Path) -> tuple[socket.socket, str | tuple[str, int]]:
     """A listening socket, and what another process has to connect to."""
     path = state_dir / SOCKET
-    if hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= LONGEST_SOCKET_NAME:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        path.unlink(missing_ok=True)  # of a killed agent: there is no other in this directory
-        listener.bind(str(path))
-        path.chmod(0o600)
-        address: Any = str(path)
-    else:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows: nobody may take the port over
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        listener.bind(("127.0.0.1", 0))
-        address = list(listener.getsockname())
-    listener.listen(16)
-    return listener, address
+    in_directory = hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= LONGEST_SOCKET_NAME
+    listener = socket.socket(socket.AF_UNIX if in_directory else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if in_directory:
+            path.unlink(missing_ok=True)  # of a killed agent: there is no other in this directory
+            listener.bind(str(path))
+            path.chmod(0o600)
+        else:
+            if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows: nobody may take the port over
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+    except BaseException:
+        listener.close()
+        raise
+    return listener, listener.getsockname()
 
 
 def connect(address: Any, *, seconds: float) -> socket.socket:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent import PROTOCOL, __version__
 from agent.jobs import Found, Job, read_job, read_json
+from agent.wishes import AUTOMATIC, MACHINE, OPERATOR, Wanted, after
 from agent.wishes import FILE as WISHES
-from agent.wishes import Wanted, after
 from agent.wishes import read as read_wishes
 
 if TYPE_CHECKING:
@@ -135,6 +135,18 @@ def state(job: Job) -> str:
     if job.stopping_at is not None:
         return STOPPING
     return RUNNING if (job.directory / "started").exists() else WAITING
+
+
+def active(known: dict[str, Any]) -> list[dict[str, Any]]:
+    """The jobs of a status that have not ended."""
+    return [job for job in known["jobs"] if job["state"] in (WAITING, RUNNING, STOPPING)]
+
+
+def whose(known: dict[str, Any]) -> str:
+    """` by` whom what is requested is; empty when nobody has said anything."""
+    name = known["requested_by_name"]
+    words = {OPERATOR: f"operator {name}".strip(), MACHINE: "somebody at the machine", AUTOMATIC: "itself (automatic)"}
+    return f" by {words.get(known['requested_by'], known['requested_by'])}" if known["requested_by"] else ""
 
 
 def ended(job: Job) -> str:

@@ -84,6 +84,10 @@ class ControlPlane:
         #: Claims that wait for an answer now.
         self.parked: list[dict[str, Any]] = []
         self.requested = "active"
+        self.requested_by = self.requested_by_name = self.comment = ""
+        #: What the machine wanted of itself, each once; an older control plane knows nothing of that.
+        self.wishes: list[dict[str, Any]] = []
+        self.knows_wishes = True
         self.revision = 1
         self.concurrency: int | None = None
         self.enforce_concurrency = True
@@ -191,15 +195,29 @@ class ControlPlane:
 
     # --- endpoints
 
-    def orders(self, held: list[dict[str, Any]]) -> dict[str, Any]:
-        gone = []
+    def hear(self, wish: dict[str, Any] | None) -> dict[str, Any]:
+        """What the machine wants of itself happens; returns what is answered beside the orders."""
+        if not self.knows_wishes:
+            return {}
+        if wish is not None and all(wish["id"] != known["id"] for known in self.wishes):
+            self.wishes.append(wish)
+            self.requested, self.requested_by, self.comment = wish["requested"], wish["by"], wish["comment"]
+            self.requested_by_name = "edge-1"
+            self.revision += 1
+            self.changed.notify_all()
+        who = {"requested_by": self.requested_by, "requested_by_name": self.requested_by_name}
+        return {**who, "wish_taken": wish and wish["id"]}
+
+    def orders(self, body: dict[str, Any]) -> dict[str, Any]:
+        who, held, gone = self.hear(body.get("wish")), body["held"], []
         for entry in held:
             job = self.jobs.get(entry["id"])
             if job is None or job.attempt != entry["attempt"] or job.state not in {"claimed", "running"}:
                 gone.append({**entry, "reason": "no longer yours"})
         return {
             "requested": self.requested,
-            "comment": "",
+            **who,
+            "comment": self.comment,
             "queues": None,
             "concurrency": self.concurrency or self.reported_concurrency,
             "revision": self.revision,
@@ -246,7 +264,7 @@ class ControlPlane:
             "server_version": "0.1.0",
             "execution_api_url": self.execution_api_url,
             **self.settings,
-            **self.orders(body["held"]),
+            **self.orders(body),
         }
 
     def health(self) -> dict[str, Any]:
@@ -280,7 +298,7 @@ class ControlPlane:
 
     def heartbeat(self, body: dict[str, Any]) -> dict[str, Any]:
         self.heartbeats.append(body)
-        return self.orders(body["held"])
+        return self.orders(body)
 
     def claim(self, body: dict[str, Any]) -> dict[str, Any]:
         claim_id = body["claim_id"]
