@@ -73,4 +73,4 @@ bench: $(READY) ## the figures of this machine: dispatch; with real Airflow besi
 	@$(BIN)/python benchmarks/footprint.py
 
 clean: ## remove what the commands above made, .venv included
-	rm -rf .venv .bench .demo .edgecontrol .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .bench .demo .edgecontrol .mypy_cache .pytest_cache .ruff_cache *.egg-info workers_app/downloads
