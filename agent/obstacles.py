@@ -146,6 +146,8 @@ def of_page(status: int, page: str, *, url: str, environ: Mapping[str, str] = os
     """What a proxy or a gateway means that answered a request by itself; None when that cannot be told."""
     if status == PROXY_WANTS_PASSWORD:
         return of_proxy_answer(status, url=url, environ=environ)
+    if status == 400 and "plain HTTP request was sent to HTTPS port" in page:
+        return Obstacle("that port speaks TLS only", "let the address begin with https://", WrongUrl)
     if status == 400 and "SSL certificate" in page:  # nginx, which lets the handshake succeed
         missing = "No required SSL certificate" in page
         return certificate_required("400") if missing else certificate_refused("400")

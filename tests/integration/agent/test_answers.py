@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -16,6 +18,7 @@ import requests
 from agent.client import NOT_OURS, ApiError, Client
 from agent.deadline import PromptResponse
 from agent.transport import Transport
+from tests.integration.agent.certificates import Authority, serving
 
 PAGE = b"<html><h1>404 page not found</h1></html>"
 
@@ -29,7 +32,8 @@ def http(status: int, body: object, *headers: str) -> bytes:
 class Server:
     """Answers every request with the same bytes; those from `drops_from` on come one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.answer = b""
         self.drops_from: int | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -46,7 +50,7 @@ class Server:
             threading.Thread(target=self._answer, args=(line,), daemon=True).start()
 
     def _answer(self, line: socket.socket) -> None:
-        with line, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._tls.wrap_socket(line, server_side=True) if self._tls else line as line:
             while line.recv(65536):
                 line.sendall(self.answer[: self.drops_from])
                 drops = b"" if self.drops_from is None else self.answer[self.drops_from :]
@@ -139,6 +143,27 @@ def test_an_answer_that_comes_by_drops_has_one_deadline(server: Server, drops_fr
     with pytest.raises(requests.RequestException), Transport().session() as session:
         session.get(server.url, timeout=(5, 1.0))
     assert time.monotonic() - began < 10
+
+
+def test_a_proxys_answer_that_comes_by_drops_has_one_deadline(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answer, server.drops_from = http(200, b"", "Via: " + "x" * 300), 10
+    monkeypatch.setenv("HTTPS_PROXY", server.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    began = time.monotonic()
+    with pytest.raises(requests.RequestException), Transport().session() as session:
+        session.get("https://edge.test", timeout=(1.0, 30))
+    assert time.monotonic() - began < 10
+
+
+def test_an_answer_over_tls_that_comes_by_drops_has_one_deadline(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server = Server(serving(authority.issue("plane")))
+    server.answer, server.drops_from = http(200, b" " * 300), 40
+    began = time.monotonic()
+    with Transport(ca_bundle=authority.file).session() as session, pytest.raises(requests.RequestException):
+        session.get(server.url.replace("http:", "https:"), timeout=(5, 1.0))
+    assert time.monotonic() - began < 10
+    server.close()
 
 
 def test_a_connection_goes_on_after_an_answer_in_time(server: Server) -> None:

@@ -5,25 +5,33 @@ from __future__ import annotations
 import pytest
 import requests
 
-from agent.errors import NotLetThrough, Unreachable
+from agent.errors import AgentError, NotLetThrough, Unreachable, WrongUrl
 from agent.obstacles import explain, of_page, proxy_name
 
 URL = "https://edge.example.com"
 
 
 @pytest.mark.parametrize(
-    ("status", "page", "says"),
+    ("status", "page", "says", "end"),
     [
-        (400, "<h1>400 Bad Request</h1><center>No required SSL certificate was sent</center>", "is required"),
-        (400, "<center>The SSL certificate error</center>", "is not accepted"),
-        (407, "", "wants a user name and a password"),
+        (400, "<center>The plain HTTP request was sent to HTTPS port</center>", "begin with https://", WrongUrl),
+        (
+            400,
+            "<h1>400 Bad Request</h1><center>No required SSL certificate was sent</center>",
+            "is required",
+            NotLetThrough,
+        ),
+        (400, "<center>The SSL certificate error</center>", "is not accepted", NotLetThrough),
+        (407, "", "wants a user name and a password", NotLetThrough),
     ],
 )
-def test_pages_of_gateways_that_mean_certificates_and_passwords(status: int, page: str, says: str) -> None:
+def test_pages_of_gateways_that_mean_certificates_and_passwords(
+    status: int, page: str, says: str, end: type[AgentError]
+) -> None:
     found = of_page(status, page, url=URL, environ={})
     assert found is not None
     assert says in str(found)
-    assert found.error is NotLetThrough
+    assert found.error is end
 
 
 @pytest.mark.parametrize(("status", "page"), [(400, "<h1>Bad Request</h1>"), (404, "certificate"), (503, "")])
