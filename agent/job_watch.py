@@ -56,7 +56,7 @@ class JobWatch:
         """Have the job started. When its runner is away, the next look at the job tries again."""
         if job.ordered or job.result is not None or job.stopping_at is not None:
             return
-        if reason := self.runner.why_not(job.queue):
+        if reason := self.runner.why_not(job):
             self._not_started(job, reason)
             return
         if not self.runner.can_start(job.queue):
@@ -135,7 +135,9 @@ class JobWatch:
         if job is None or job.uid != event.get("uid"):
             return
         with self._telling_trouble(job):
-            if event["event"] == "unstarted":
+            if event["event"] == "started" and type(event.get("pid")) is int:
+                job.note_supervisor(event["pid"])
+            elif event["event"] == "unstarted":
                 self._not_started(job, str(event.get("reason", ""))[:MOST_REASON])
             elif event["event"] == "ended":
                 status = event.get("status")

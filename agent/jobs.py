@@ -15,9 +15,9 @@
     shipped        how far the control plane has acknowledged the log
     reported       the control plane has accepted the final report
 
-When a task runs as another user, only what the agent believes stays there: job.json, confirmed, shipped, reported, and
-an exit.json of its own. All that the supervisor reads or writes lies in a directory of that user,
-`state_dir/tasks/<id>.<attempt>/` (0700), which is read as what it is: somebody else's word.
+When a task runs as another user, only what the agent believes stays there: job.json, confirmed, shipped, reported, the
+number of the supervisor's process, and an exit.json of the agent's own. All that the supervisor reads or writes lies in
+a directory of that user, `state_dir/tasks/<id>.<attempt>/` (0700), which is read as what it is: somebody else's word.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from typing import Any, BinaryIO, NamedTuple
 from uuid import UUID
 
 from agent.accounts import Account
-from agent.processes import Supervisor
+from agent.processes import Supervisor, start_ticks
 from agent.safe_files import is_there, open_inside, read_inside, relative_parts, unlink_inside
 
 try:
@@ -63,6 +63,8 @@ RESULT_TYPES: dict[str, type | tuple[type, ...]] = {
 NEVER_A_FILE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EPERM, errno.EFBIG, errno.EMLINK}
 )
+#: What `started` says, of another user's supervisor, as its runner told it before the task began.
+NOTED = "supervisor"
 #: Where other users' tasks run, beside the jobs; for them to pass, not to list.
 PLACES = "tasks"
 PLACES_MODE = 0o711
@@ -204,7 +206,8 @@ class Job:
 
     def supervisor(self, *, boot_id: str) -> Supervisor | None:
         """Its process, as far as the number still means something: never after a restart of the machine."""
-        started = self._said("started") or {}
+        started = read_json(self.directory / NOTED) if self.uid is not None else None
+        started = started or self._said("started") or {}
         pid, started_at, ticks = (started.get(name) for name in ("pid", "started_at", "ticks"))
         if self.boot_id != boot_id or type(pid) is not int or not 0 < pid < 1 << 31:  # 0 and less mean many processes
             return None
@@ -214,6 +217,13 @@ class Job:
             ticks=ticks if isinstance(ticks, int) else None,
             uid=self.uid,
         )
+
+    def note_supervisor(self, pid: int) -> None:
+        """Keep its number where no task can change it. A full disk that forgets it leaves what `started` says."""
+        if self.uid is not None and not (self.directory / NOTED).exists():
+            started = {"pid": pid, "ticks": start_ticks(pid), "started_at": time.time()}
+            with contextlib.suppress(OSError):
+                write(self.directory / NOTED, json.dumps(started).encode(), durable=False)
 
     def was_asked(self) -> bool:
         """Whether Airflow may have heard of the start."""

@@ -352,6 +352,7 @@ class FreshRunner:
         self._environ = kind.environment(environ)
         self._source = runner_folder(state_dir, kind) / "runner.py"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._begun: list[dict[str, Any]] = []
 
     @property
     def alive(self) -> bool:
@@ -394,16 +395,19 @@ class FreshRunner:
         command = [self._python, str(self._source), "--job", str(directory)]
         how: dict[str, Any] = {"env": self._environ, "stdin": subprocess.DEVNULL, "start_new_session": True}
         try:
-            self._processes[directory.name] = subprocess.Popen(command, **how, **how_to_start(self._kind))
+            process = subprocess.Popen(command, **how, **how_to_start(self._kind))
         except OSError as error:
             raise RunnerAway(f"cannot start {self._python}: {error.strerror}") from None
+        self._processes[directory.name] = process
+        self._begun.append({"event": "started", "job": directory.name, "pid": process.pid})
 
     def events(self, *, timeout: float) -> list[dict[str, Any]]:
         deadline = time.monotonic() + timeout
         while True:
+            begun, self._begun = self._begun, []
             ended = [name for name, process in list(self._processes.items()) if process.poll() is not None]
-            if ended or time.monotonic() >= deadline:
-                return [
+            if begun or ended or time.monotonic() >= deadline:
+                return begun + [
                     {"event": "ended", "job": name, "status": self._processes.pop(name).returncode} for name in ended
                 ]
             time.sleep(0.1)

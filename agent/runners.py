@@ -122,9 +122,11 @@ class Runners:
         """Why which queues are not served; `*` stands for those without settings of their own."""
         return {queue: seat.trouble for seat in self._seats if seat.trouble for queue in (seat.kind.queues or ("*",))}
 
-    def why_not(self, queue: str) -> str:
-        """Why no job of this queue can be started for long; empty when that is not so."""
-        seat = self._seat(queue)
+    def why_not(self, job: Job) -> str:
+        """Why nobody here can start the job for long; empty when that is not so."""
+        seat = self._seat(job.queue)
+        if job.uid != seat.uid:  # what one user could write is not run as another
+            return f"tasks of queue {job.queue} run as another user since the agent was restarted"
         return seat.trouble if seat.hopeless else ""
 
     def can_start(self, queue: str) -> bool:
@@ -158,10 +160,9 @@ class Runners:
 
     def start(self, job: Job) -> None:
         """Order the start of a job. Raises RunnerAway when the order did not go out."""
-        seat = self._seat(job.queue)
-        if job.uid != seat.uid:  # what another user may have written is not run as this one
-            raise RunnerAway(f"tasks of queue {job.queue} run as another user since the agent was restarted")
-        seat.runner.start(job.place)
+        if reason := self.why_not(job):
+            raise RunnerAway(reason)
+        self._seat(job.queue).runner.start(job.place)
 
     def events(self, *, timeout: float) -> list[dict[str, Any]]:
         """What they say within the timeout, each with the `uid` of who says it: it may speak of that user's jobs only.

@@ -229,6 +229,7 @@ class Shared:
         self.witness.chmod(0o666)
         self.config = folder / "agent.toml"
         self.say(f'[queues.press]\nuser = "{USER}"\npython = "{python}"\n')
+        self.python = python
         self._start = start
 
     def say(self, text: str) -> None:
@@ -371,66 +372,87 @@ TRICKS = {
 }
 
 
-@pytest.mark.parametrize("trick", TRICKS)
 def test_the_agent_follows_nothing_that_a_task_has_put_in_the_place_of_its_files(
-    plane: ControlPlane, shared: Shared, trick: str
+    plane: ControlPlane, shared: Shared
 ) -> None:
-    agent = shared.start("--kill-grace-seconds", "1")
+    agent = shared.start("--kill-grace-seconds", "1", "--concurrency", str(len(TRICKS)))
     secret = shared.folder / "secret" / "run_id=r" / "task_id=t" / "attempt=1.log"
     secret.parent.mkdir(parents=True)
     secret.write_text("of the agent alone")
     secret.chmod(0o600)
     before = secret.stat()
-    facts = {"secret": secret, "folder": shared.folder / "secret", "agent": agent.process.pid}
-    # The name is not known yet, but the task finds it in its environment.
-    place = f"{shared.state_dir}/tasks/$EDGECONTROL_JOB"
     done = shared.folder / "done"
-    done.mkdir(mode=0o777)
+    done.mkdir()
     done.chmod(0o777)
-    run = [f"set -e; {TRICKS[trick].format(place=place, **facts)}; touch {done}/it"]
-    job = shared.add({"run": run, "seconds": 0.5, "child": True})
-    plane.wait_for(lambda: list(done.iterdir()))
+    place = f"{shared.state_dir}/tasks/$EDGECONTROL_JOB"
+    facts = {"place": place, "secret": secret, "folder": shared.folder / "secret", "agent": agent.process.pid}
+    jobs = [
+        shared.add({"run": [f"set -e; {what.format(**facts)}; touch '{done}/{trick}'"], "seconds": 60, "child": True})
+        for trick, what in TRICKS.items()
+    ]
+    plane.wait_for(lambda: {path.name for path in done.iterdir()} == set(TRICKS))
     with plane.changed:
-        job.state = "revoked"
+        for job in jobs:
+            job.state = "revoked"
     plane.wait_for(lambda: not agent.held())
+    for begun in agent.starts():
+        plane.wait_for(lambda pid=begun["pid"]: not psutil.pid_exists(pid))
     other = shared.add({})
     plane.wait_for(lambda: other.report)
     assert agent.process.poll() is None
-    assert b"of the agent" not in job.log
+    assert not [job for job in jobs if b"of the agent" in job.log]
     after = secret.stat()
     assert (secret.read_text(), after.st_mode, after.st_uid) == ("of the agent alone", before.st_mode, before.st_uid)
 
 
-def test_what_a_task_says_of_a_job_does_not_have_it_started_as_somebody_else(
+def test_what_a_task_says_of_its_job_does_not_have_it_started_as_somebody_else(
     plane: ControlPlane, shared: Shared
 ) -> None:
-    """It has undone its own start, and names another queue; the agent's own notes are out of its reach."""
+    """It undoes its own start and names another queue; what the next agent believes is out of its reach."""
     agent = shared.start()
-    until = shared.folder / "go on"
     place = f"{shared.state_dir}/tasks/$EDGECONTROL_JOB"
-    undo = f"sed -i s/press/default/ {place}/job.json; rm {place}/started {place}/lock; kill -9 $(ps -o ppid= $PPID)"
+    stopped, until = shared.folder / "stopped", shared.folder / "go on"
+    undo = (
+        f"cd {place}; sed -i s/press/default/ job.json; rm started lock; "
+        f"while [ ! -e {stopped} ]; do sleep 0.05; done; kill -9 $(ps -o ppid= $PPID)"
+    )
     job = shared.add({"run": [undo], "until": str(until)})
     only_start(plane, agent, job)
-    plane.wait_for(lambda: job.report or len(agent.starts()) > 1, seconds=40)
+    agent.kill()
+    stopped.touch()
+    agent = shared.start()
+    plane.wait_for(lambda: job.report or job.attempt > 1 or len(agent.starts()) > 1)
     until.touch()
+    plane.wait_for(lambda: job.report or len(agent.starts()) > 1)
     assert {start["uid"] for start in agent.starts()} == {shared.user.pw_uid}
 
 
-def test_a_job_whose_user_the_settings_no_longer_name_is_not_started_as_another(
-    plane: ControlPlane, shared: Shared
-) -> None:
-    """It was written for one user, who may change what is in it, and the agent came back with other settings."""
+def test_a_job_that_was_written_for_one_user_is_not_started_as_another(plane: ControlPlane, shared: Shared) -> None:
+    """The agent came back with other settings, and that user may have changed what is in it."""
     agent = shared.start()
-    agent_away = plane.fault
-    plane.fault = lambda path, number: "drop" if path == "jobs/confirm" else None
+    plane.fault = lambda path, number: "drop" if path == "jobs/confirm" and not agent_is_back else None
+    agent_is_back: list[bool] = []
     job = shared.add({})
-    plane.wait_for(agent.held)
+    plane.wait_for(lambda: plane.count("jobs/confirm"))
     agent.kill()
-    plane.fault = agent_away
     shared.say("")
+    agent_is_back.append(True)
     agent = shared.start()
-    plane.wait_for(lambda: job.attempt > 1 or job.report, seconds=90)
-    assert [start["uid"] for start in agent.starts() if start["job"].endswith(".1")] == []
+    plane.wait_for(lambda: job.attempt == 2 and job.report and job.report["attempt"] == 2)
+    assert [(start["job"], start["uid"]) for start in agent.starts()] == [(f"{job.id}.2", 0)]
+
+
+@pytest.mark.parametrize("start", ["fork", "fresh"])
+def test_every_job_of_another_user_has_a_process_of_that_user_however_it_starts(
+    plane: ControlPlane, shared: Shared, start: str
+) -> None:
+    shared.start("--task-start", start, "--task-user", USER, "--task-python", shared.python)
+    jobs = [plane.add({}), shared.add({})]
+    plane.wait_for(lambda: all(job.report for job in jobs))
+    assert [job.report["state"] for job in jobs if job.report] == ["success", "success"]
+    assert {begun["uid"] for begun in shared.agent.starts()} == {shared.user.pw_uid}
+    shared.agent.signal(signal.SIGTERM)
+    assert shared.agent.wait() == 0
 
 
 @pytest.mark.parametrize(

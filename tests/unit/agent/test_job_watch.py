@@ -39,7 +39,7 @@ class Runner:
     def look(self) -> bool:
         return False
 
-    def why_not(self, queue: str) -> str:
+    def why_not(self, job: Job) -> str:
         return self.refusal
 
     def can_start(self, queue: str) -> bool:
