@@ -6,12 +6,14 @@ import math
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent import metrics
 
+ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (NaN|[+-]Inf|-?[0-9][0-9.e+-]*)")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
 UNESCAPED = {'\\"': '"', "\\\\": "\\", "\\n": "\n"}
@@ -97,25 +99,10 @@ def single(parsed: Parsed, name: str) -> float:
 
 def test_the_names_are_those_of_the_documentation() -> None:
     parsed = checked(metrics.render(status(), unhealthy="") + metrics.own({"belts": 2}))
-    assert {name.removeprefix("edgecontrol_agent_") for name in parsed} == {
-        "info",
-        "uptime_seconds",
-        "healthy",
-        "contact_age_seconds",
-        "state",
-        "working",
-        "version_verdict",
-        "slots",
-        "slots_used",
-        "jobs",
-        "undelivered_reports",
-        "undelivered_log_bytes",
-        "cpu_ratio",
-        "load_per_cpu",
-        "memory_used_ratio",
-        "disk_used_ratio",
-        "disk_free_bytes",
-        "extended_sysinfo",
+    table = re.findall(r"^\| (`edgecontrol_agent_.*?) \|", (ROOT / "docs/agent-watching.md").read_text(), re.M)
+    documented = re.findall(r"`(edgecontrol_agent_\w+)(?:\{(.*?)\})?`", "\n".join(table))
+    assert {name: sorted(labels.split(", ")) if labels else [] for name, labels in documented} == {
+        name: sorted({label for key in samples for label, _ in key}) for name, samples in parsed.items()
     }
 
 
