@@ -42,13 +42,6 @@ for module in pkgutil.walk_packages(agent.__path__, "agent."):
         print(module.name)
 """
 
-#: What commands on the machine do: there is no Unix socket.
-ASK = """
-import json, pathlib, sys
-from agent.local_control import ask
-print(json.dumps(ask(pathlib.Path(sys.argv[1]), {"op": "status"})))
-"""
-
 
 def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -87,10 +80,11 @@ def test_it_enrols_runs_jobs_each_in_an_interpreter_of_its_own_and_drains(
     plane.wait_for(lambda: all(job.report and job.log for job in jobs))
     assert [job.state for job in jobs] == ["success", "success"], agent.stderr
     assert not list(agent.state_dir.glob("**/*.sock"))
-    asked = python("-c", ASK, str(agent.state_dir), folder=tmp_path)
-    assert json.loads(asked.stdout)["state"] == "idle", asked.stderr
-    agent.process.terminate()
-    assert agent.wait() == 0, agent.stderr
+    where = ("--state-dir", str(agent.state_dir))
+    asked = python("-m", "agent", "status", "--json", *where, folder=tmp_path)  # at a port: there is no Unix socket
+    assert json.loads(asked.stdout)["pid"] == agent.process.pid, asked.stderr
+    stopped = python("-m", "agent", "stop", "--wait", *where, folder=tmp_path)
+    assert (stopped.returncode, agent.wait()) == (0, 0), stopped.stderr + agent.stderr
     assert "Traceback" not in agent.stderr
 
 
