@@ -157,6 +157,12 @@ def of_page(status: int, page: str, *, url: str, environ: Mapping[str, str] = os
 def of_proxy_answer(status: int, *, url: str, environ: Mapping[str, str]) -> Obstacle:
     """What a proxy means that answers by itself instead of letting us through."""
     name, host = proxy_name(url, environ), urlsplit(url).hostname
+    if status == PROXY_WANTS_PASSWORD and "@" in proxy_address(url, environ)[1]:
+        return Obstacle(
+            f"{name} does not accept the user name and password that its address has (407)",
+            "mend them there; characters such as @ and / are written as %40 and %2F",
+            NotLetThrough,
+        )
     if status == PROXY_WANTS_PASSWORD:
         return Obstacle(
             f"{name} wants a user name and a password (407)",
@@ -181,13 +187,20 @@ def away_proxy(causes: list[BaseException], *, url: str, environ: Mapping[str, s
 
 def proxy_name(url: str, environ: Mapping[str, str]) -> str:
     """`the proxy http://host:port (HTTPS_PROXY)`: the one that is taken to this address, never its password."""
+    variable, address = proxy_address(url, environ)
+    if not variable:
+        return "the proxy"
+    scheme, _, rest = address.rpartition("://")
+    return f"the proxy {scheme or 'http'}://{rest.rpartition('@')[2]} ({variable})"
+
+
+def proxy_address(url: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that names the proxy to this address, and what it says; both are empty where none does."""
     for variable in (f"{urlsplit(url).scheme}_proxy", "all_proxy"):
         for spelling in (variable, variable.upper()):
             if address := environ.get(spelling):
-                scheme, _, rest = address.rpartition("://")
-                shown = rest.rpartition("@")[2]
-                return f"the proxy {scheme or 'http'}://{shown} ({spelling})"
-    return "the proxy"
+                return spelling, address
+    return "", ""
 
 
 def is_address(url: str) -> bool:

@@ -50,6 +50,14 @@ def test_what_a_proxy_refuses_is_not_waited_for(status: int) -> None:
     assert explain(error, url=URL, environ={}).error is NotLetThrough
 
 
+def test_a_password_that_a_proxy_does_not_accept_is_told_from_one_that_is_missing() -> None:
+    error = requests.exceptions.ProxyError(OSError("Tunnel connection failed: 407 No"))
+    said = [str(explain(error, url=URL, environ={"HTTPS_PROXY": f"http://{who}proxy"})) for who in ("", "me:secret@")]
+    assert "wants a user name and a password" in said[0]
+    assert "does not accept the user name and password" in said[1]
+    assert "secret" not in said[1]
+
+
 def test_what_a_proxy_cannot_reach_may_come() -> None:
     error = requests.exceptions.ProxyError(OSError("Tunnel connection failed: 503 Service Unavailable"))
     assert explain(error, url=URL, environ={}).error is Unreachable
