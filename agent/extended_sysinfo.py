@@ -31,7 +31,7 @@ DEADLINE_SECONDS = 10.0
 ERROR = "extended_sysinfo_error"
 STATUS = "status"
 #: What stands for the agent itself, and is not the function's to say.
-RESERVED = frozenset({"not_working", "airflow_version", ERROR})
+RESERVED = frozenset({"not_working", "not_served", "airflow_version", ERROR})
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "fatal": 50, "critical": 50}
 
 MOST_FIGURES = 50
@@ -122,7 +122,8 @@ class ExtendedSysinfo:
 
 def headline(figures: Mapping[str, Any]) -> tuple[Any, ...]:
     """What of any figures is told at once; the rest goes up and down, and can wait."""
-    return figures.get("not_working"), figures.get(STATUS), figures.get(ERROR), frozenset(figures)
+    told = [figures.get(name) for name in ("not_working", "not_served", STATUS, ERROR)]
+    return *told, frozenset(figures)
 
 
 def bounded(told: Any) -> Figures:

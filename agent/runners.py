@@ -119,8 +119,13 @@ class Runners:
         return Served(without=tuple(queue for seat in others if seat.trouble for queue in seat.kind.queues))
 
     def not_served(self) -> dict[str, str]:
-        """Why which queues are not served; `*` stands for those without settings of their own."""
-        return {queue: seat.trouble for seat in self._seats if seat.trouble for queue in (seat.kind.queues or ("*",))}
+        """Why which queues are not served; `*` stands for those without settings of their own.
+
+        With `*`, also the queues that are served, each with an empty text.
+        """
+        usual = self._seats[0].trouble
+        told = {queue: seat.trouble for seat in self._seats[1:] if usual or seat.trouble for queue in seat.kind.queues}
+        return {"*": usual, **told} if usual else told
 
     def why_not(self, job: Job) -> str:
         """Why nobody here can start the job for long; empty when that is not so."""

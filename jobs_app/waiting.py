@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -48,6 +48,8 @@ class Host:
     state: Shown
     #: Why the agent says that it takes no work, or nothing.
     not_working: str
+    #: The same of single queues; `*` stands for those that it does not name.
+    not_served: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
@@ -59,6 +61,10 @@ class Host:
 
     def serves(self, queue: str) -> bool:
         return self.queues is None or queue in self.queues
+
+    def why_not(self, queue: str) -> str:
+        """Why its agent takes no job of the queue at the moment; empty when it does."""
+        return self.not_working or self.not_served.get(queue, self.not_served.get("*", ""))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +207,9 @@ def _hosts(*, held: Mapping[int, int]) -> list[Host]:
         "concurrency_override",
         "agent_version",
     )
-    workers = Worker.objects.only(*columns).annotate(not_working=KT("sysinfo__not_working"))
+    workers = Worker.objects.only(*columns).annotate(
+        not_working=KT("sysinfo__not_working"), not_served=F("sysinfo__not_served")
+    )
     return [
         Host(
             name=worker.name,
@@ -211,9 +219,15 @@ def _hosts(*, held: Mapping[int, int]) -> list[Host]:
             held=held.get(worker.pk, 0),
             state=Shown(worker.state),
             not_working=worker.not_working or _refusal(worker.agent_version),
+            not_served=_reasons(worker.not_served),
         )
         for worker in workers.order_by(F("last_heartbeat").desc(nulls_last=True), "name")
     ]
+
+
+def _reasons(told: Any) -> dict[str, str]:
+    """By queue; an agent may have told anything."""
+    return {queue: str(why or "") for queue, why in told.items()} if isinstance(told, dict) else {}
 
 
 def _refusal(agent_version: str) -> str:
@@ -250,7 +264,7 @@ def sentence(*, queue: str, team: str, slots: int, hosts: Sequence[Host], rules:
         _cannot(place=place, slots=slots, serving=serving)
         or _limited(queue=queue, slots=slots, rules=rules)
         or _occupied(place=place, slots=slots, serving=serving)
-        or _about_to(slots=slots, serving=serving)
+        or _about_to(queue=queue, slots=slots, serving=serving)
     )
 
 
@@ -308,15 +322,15 @@ def _occupied(*, place: str, slots: int, serving: Sequence[Host]) -> str | None:
     return f"{f'all {total} slots' if total > 1 else 'the only slot'} of {whose} {_be(total)} taken{besides}"
 
 
-def _about_to(*, slots: int, serving: Sequence[Host]) -> str:
+def _about_to(*, queue: str, slots: int, serving: Sequence[Host]) -> str:
     """Somebody has room for it, and takes it unless the agent has said why not."""
     roomy = [host for host in serving if host.takes_jobs and host.free >= slots]
-    able = [host.name for host in roomy if not host.not_working]
+    able = [host.name for host in roomy if not host.why_not(queue)]
     if able:
         return f"about to be taken: {_some(able)} {_have(len(able))} room, more urgent and older jobs go first"
     idle: dict[str, list[str]] = defaultdict(list)
     for host in roomy:
-        idle[host.not_working].append(host.name)
+        idle[host.why_not(queue)].append(host.name)
     said = [f"{_some(names)} {_take(len(names))} no work: {_short(why)}" for why, names in idle.items()]
     full = sum(host.takes_jobs for host in serving) - len(roomy)
     return "; ".join(said[:_MOST_NAMES] + ([f"{full} more {_have(full)} no room"] if full else []))

@@ -117,6 +117,24 @@ def test_whatever_an_agent_says_why_it_takes_no_work_is_told(
     assert why(make_job()) == f"press-7 takes no work: {told}"
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"default": "no Airflow"}, "press-7 takes no work: no Airflow"),
+        ({"default": 17}, "press-7 takes no work: 17"),
+        ({"*": "no Airflow", "default": ""}, "about to be taken"),
+        ({"gpu": "no Airflow"}, "about to be taken"),
+        ("no Airflow", "about to be taken"),
+        ([1], "about to be taken"),
+    ],
+)
+def test_whatever_an_agent_says_of_single_queues_is_told(
+    make_worker: Make, make_job: Make, said: Any, told: str
+) -> None:
+    make_worker("press-7", sysinfo={"not_served": said})
+    assert why(make_job()).startswith(told)
+
+
 @pytest.mark.parametrize("said", [None, ""])
 def test_an_agent_that_has_nothing_to_complain_about_works(make_worker: Make, make_job: Make, said: Any) -> None:
     make_worker(sysinfo={"not_working": said})

@@ -167,6 +167,18 @@ class TestNotWorking:
     def test_an_agent_that_takes_no_work_says_why(self) -> None:
         assert why(host(not_working="Airflow is away")) == "press-7 takes no work: Airflow is away"
 
+    @pytest.mark.parametrize(
+        ("not_served", "said"),
+        [
+            ({"floor": "no Airflow"}, "press-7 takes no work: no Airflow"),
+            ({"*": "no Airflow"}, "press-7 takes no work: no Airflow"),
+            ({"*": "no Airflow", "floor": ""}, "about to be taken"),
+            ({"gpu": "no Airflow"}, "about to be taken"),
+        ],
+    )
+    def test_an_agent_that_cannot_run_this_queue_says_why(self, not_served: dict[str, str], said: str) -> None:
+        assert why(host(not_served=not_served)).startswith(said)
+
     def test_agents_with_the_same_trouble_are_named_together(self) -> None:
         hosts = [host("a", not_working="disk"), host("b", not_working="clock"), host("c", not_working="disk")]
         assert why(*hosts) == "a and c take no work: disk; b takes no work: clock"
