@@ -33,12 +33,12 @@ class Account:
     gid: int
     groups: tuple[int, ...]
     home: str
-    shell: str
+    login_shell: str
 
     def variables(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The environment for this user: its own home and name, and nothing of the agent's session."""
         kept = {name: value for name, value in environ.items() if not name.startswith(SESSION_PREFIXES)}
-        return {**kept, "HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
+        return {**kept, "HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.login_shell}
 
     def how_to_start(self) -> dict[str, Any]:
         """What `subprocess` must be told to start a process of this user, anywhere but where the agent is."""
@@ -65,7 +65,7 @@ def account_of(name: str | None, *, setting: str) -> Account | None:
         )
     groups = tuple(os.getgrouplist(name, entry.pw_gid))
     return Account(
-        name=name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir, shell=entry.pw_shell
+        name=name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir, login_shell=entry.pw_shell
     )
 
 
