@@ -32,7 +32,7 @@ from workers_app.operations import InvalidParameter
 from workers_app.personal_tokens import BadPersonalToken
 from workers_app.registry import BeingChanged, InvalidName, NameTaken, OutdatedAgent, Removed, SessionReplaced
 from workers_app.selection import InvalidPattern
-from workers_app.states import Shown
+from workers_app.states import Requested, RequestedBy, Shown
 
 log = logging.getLogger(__name__)
 
@@ -222,10 +222,13 @@ skipped; one alone that is skipped is answered 409. Each is written into the rec
 """
 
 
-#: For SPECTACULAR_SETTINGS: a name for each set of words that is called `state`.
+#: For SPECTACULAR_SETTINGS: a name for each set of words that is not alone under its field's name, or has several.
 WORKER_STATES = [state.value for state in Shown]
 JOB_STATES = [state.value for state in JobState]
 REPORT_STATES = [state.value for state in ReportState]
+REQUESTED = [wish.value for wish in Requested]
+WISHED = [Requested.MAINTENANCE.value, Requested.ACTIVE.value]
+REQUESTED_BY = [by.value for by in RequestedBy]
 
 
 class DocumentedSchema(AutoSchema):

@@ -159,6 +159,9 @@ SPECTACULAR_SETTINGS = {
         "WorkerStateEnum": "edgecontrol.api.WORKER_STATES",
         "JobStateEnum": "edgecontrol.api.JOB_STATES",
         "ReportStateEnum": "edgecontrol.api.REPORT_STATES",
+        "RequestedEnum": "edgecontrol.api.REQUESTED",
+        "WishedEnum": "edgecontrol.api.WISHED",
+        "RequestedByEnum": "edgecontrol.api.REQUESTED_BY",
     },
     # Values speak for themselves.
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
