@@ -33,9 +33,10 @@ TimeoutStartSec=180
 WatchdogSec={watchdog}
 Restart=on-failure
 RestartSec=10
-# Not after: wrong settings (2), a newer agent with the same token (8), a version that is no longer accepted (10), a
-# stop that was meant (130). Whoever mends that starts it again.
-RestartPreventExitStatus=2 8 10 130
+# Not after: a newer agent with the same token (8), a version that is no longer accepted (10), a stop that was meant
+# (130). Whoever mends that starts it again. All else may pass by itself, at boot above all: a name server, a mount, a
+# directory of users that come up later.
+RestartPreventExitStatus=8 10 130
 
 # A stop, a restart or an upgrade takes the agent alone; its tasks go on, and the next start takes them over.
 KillMode=process
@@ -55,13 +56,12 @@ WantedBy={target}
 """
 #: These need no privileges, and no user's manager lacks them.
 HARDENING = ("LockPersonality=yes", "RestrictSUIDSGID=yes")
+#: Of what systemd has, these work in containers too; covering parts of /proc keeps a service from starting in some.
 SYSTEM_HARDENING = (
     "# /usr, /boot and /etc are read-only: packages are not installed by tasks.",
     "ProtectSystem=full",
     "ProtectControlGroups=yes",
-    "ProtectKernelLogs=yes",
     "ProtectKernelModules=yes",
-    "ProtectKernelTunables=yes",
 )
 
 

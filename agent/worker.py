@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import signal
 import threading
@@ -125,6 +126,7 @@ class Worker:
             doing=lambda: in_words(status(self)),
         )
         if self._notifier.listening:
+            faulthandler.enable()  # its SIGABRT then says where every thread was
             Loop(name="systemd", step=watchdog.step, on_fatal=self._on_fatal).start()
 
     def stop(self, *, force: bool) -> None:

@@ -21,7 +21,7 @@ Without root, for a service of your own (and `loginctl enable-linger` to keep it
 """
 EPILOG = """\
 The unit stops and restarts the agent alone: its tasks go on, and the next start takes them over. It is restarted when
-it fails or hangs, but not after exit codes that somebody has to see to (2, 8, 10). It has no token in it: that stays in
+it fails or hangs, but not after exit codes that somebody has to see to (8, 10). It has no token in it: that stays in
 its file, or in the file of --environment-file (EDGE_AGENT_TOKEN=..., mode 0600).
 
 Settings come from the enrolment, --config and --environment-file; variables of your shell do not reach a service. They

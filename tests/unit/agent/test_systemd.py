@@ -203,7 +203,7 @@ def test_a_stop_takes_the_agent_alone_and_an_end_that_somebody_must_see_to_is_no
         "KillMode=process",
         "OOMPolicy=continue",
         "Environment=EDGE_AGENT_ON_TERM=leave",
-        "RestartPreventExitStatus=2 8 10 130",
+        "RestartPreventExitStatus=8 10 130",
         "NoNewPrivileges=yes",
         "User=root",
         "WantedBy=multi-user.target",
