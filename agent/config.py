@@ -71,6 +71,8 @@ class Config:
     http_port: int
     #: `module:function` that gives further figures of this machine.
     extended_sysinfo: str | None
+    #: Where the settings file is, beside which that module may be.
+    settings_folder: Path | None
     #: With less than this the machine rests until it has more again; None does not look.
     min_free_disk: Room | None
     min_free_memory: Room | None
@@ -186,6 +188,7 @@ def load(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path | N
         client_key=path_of(merged, "client_key"),
         http_port=merged.get("http_port", 0),
         extended_sysinfo=merged.get("extended_sysinfo"),
+        settings_folder=Path(toml).absolute().parent if (toml := settings_file(flags, environ)) else None,
         min_free_disk=merged.get("min_free_disk"),
         min_free_memory=merged.get("min_free_memory"),
         boot_id=merged.get("boot_id"),
@@ -242,7 +245,8 @@ def sources_of(*, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Sourc
     variables = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     settable = [name for name in (*SETTINGS, "config") if name not in TABLES]
     refuse_unknown(variables, settable, what="environment variable", spell=variable)
-    toml = flags.get("config") or variables.pop(PREFIX + "CONFIG", None)
+    toml = settings_file(flags, environ)
+    variables.pop(PREFIX + "CONFIG", None)
     sources: Sources = [(f"{toml}: ", read_toml(Path(toml), known=SETTINGS))] if toml else []
     sources.append(("", variables))
     sources.append(("", {"--" + name.replace("_", "-"): value for name, value in flags.items() if name != "config"}))
@@ -251,6 +255,10 @@ def sources_of(*, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Sourc
 
 def state_dir_of(merged: Mapping[str, Any], *, home: Path | None) -> Path:
     return Path(merged.get("state_dir", default_state_dir(home))).expanduser().absolute()
+
+
+def settings_file(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
+    return flags.get("config") or environ.get(PREFIX + "CONFIG")
 
 
 def default_state_dir(home: Path | None) -> Path:

@@ -12,12 +12,14 @@ import inspect
 import json
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import date
 from datetime import time as time_of_day
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from agent.log_lines import without_secrets
@@ -46,9 +48,16 @@ class ExtendedSysinfo:
     """Calls the function again and again; `figures` and `level` say what it told last, without waiting."""
 
     def __init__(
-        self, function: str | None, *, every_seconds: float = EVERY_SECONDS, deadline_seconds: float = DEADLINE_SECONDS
+        self,
+        function: str | None,
+        *,
+        folder: Path | None = None,
+        every_seconds: float = EVERY_SECONDS,
+        deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
+        """`folder` is where else its module may be."""
         self._name = function
+        self._folder = folder
         self._every_seconds = every_seconds
         self._deadline_seconds = deadline_seconds
         self._told: Figures = {}
@@ -99,6 +108,8 @@ class ExtendedSysinfo:
             time.sleep(self._every_seconds)
 
     def _call(self) -> Any:
+        if self._folder is not None and str(self._folder) not in sys.path:
+            sys.path.append(str(self._folder))  # last: what is there takes the place of no module of ours
         module, _, name = str(self._name).partition(":")
         told = getattr(importlib.import_module(module), name)()
         return self._until_deadline(told) if inspect.isawaitable(told) else told

@@ -91,7 +91,7 @@ class Worker:
             grace_seconds=config.kill_grace_seconds,
         )
         self._meter = sysinfo.Meter(state_dir=config.state_dir)
-        self.extended = ExtendedSysinfo(config.extended_sysinfo)
+        self.extended = ExtendedSysinfo(config.extended_sysinfo, folder=config.settings_folder)
         self._machine = sysinfo.machine(state_dir=config.state_dir, task_python=config.task_python)
         self._local_control = LocalControl(config.state_dir, lambda question: answer_locally(self, question))
 

@@ -64,6 +64,18 @@ def test_the_operators_own_figures_are_told_and_an_error_makes_the_machine_rest(
     assert job.state == "queued"
 
 
+def test_the_operators_module_may_lie_beside_the_settings_file(
+    plane: ControlPlane, start_agent: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/press_hall.py").write_text(OWN)
+    (tmp_path / "etc/json.py").write_text("raise SystemExit('in the place of a module of ours')")
+    settings = tmp_path / "etc/agent.toml"
+    settings.write_text('extended_sysinfo = "press_hall:figures"')
+    start_agent("--config", str(settings))
+    plane.wait_for(lambda: any(one.get("belt") == "torn" for one in told(plane)))
+
+
 def test_a_function_that_hangs_holds_up_nothing(plane: ControlPlane, start_agent: Start, own: dict[str, str]) -> None:
     start_agent("--extended-sysinfo", "press_hall:stuck", **own)
     job = plane.add()
