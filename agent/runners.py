@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Seat:
         #: Why it does not work; None while it does, or may.
         self.error: Exception | None = None
         self._worked = self._ready = False
+        #: It was reached, and has not been ready since.
+        self._unready = False
         self._backoff = Backoff(first_seconds=0.5)
         self._patience = Backoff(first_seconds=2.0, most_seconds=NEVER_WORKED_SECONDS)
         self._retry_at = 0.0
@@ -61,20 +63,37 @@ class Seat:
         """Whether its interpreter cannot run Airflow, and never could."""
         return isinstance(self.error, NoAirflow) and not self._worked
 
+    def reach(self, *, spare: Collection[Path]) -> None:
+        """Connect it, and pause before the next try, which comes when this one fails or the runner goes again."""
+        if self._unready and self.error is None:
+            self._note(RunnerAway(f"the task runner of {self.kind.python} ends before it is ready"))
+        self._retry_at = time.monotonic() + self._backoff.next_seconds()
+        try:
+            self.runner.connect(spare=spare)
+        except (RunnerAway, NoAirflow, BadStateDir, OSError, ValueError, KeyError, TypeError) as error:
+            self.failed(error)
+        else:
+            self._unready = True
+
     def failed(self, error: Exception) -> None:
         """It could not be reached or does not work: pause before the next try."""
         self.runner.close(drain=False)
+        self._note(error)
+        self._unready = False
+        if self.hopeless:
+            self._retry_at = time.monotonic() + self._patience.next_seconds()
+
+    def _note(self, error: Exception) -> None:
         if str(error) != self.trouble:
             log.error("%s%s", self.whose, error)
         self.error = error
-        self._retry_at = time.monotonic() + (self._patience if self.hopeless else self._backoff).next_seconds()
 
     def look(self) -> bool:
         """Note whether it works; True when it does and did not before."""
         before, self._ready = self._ready, self.runner.ready
         if not self._ready or before:
             return False
-        self._worked, self.error = True, None
+        self._worked, self._unready, self.error = True, False, None
         self._backoff.reset()
         self._patience.reset()
         return True
@@ -157,10 +176,7 @@ class Runners:
             seat.runner.renew()
         spare = [seat.runner.socket_path for seat in self._seats if seat.runner.socket_path is not None]
         for seat in due:
-            try:
-                seat.runner.connect(spare=spare)
-            except (RunnerAway, NoAirflow, BadStateDir, OSError, ValueError, KeyError, TypeError) as error:
-                seat.failed(error)
+            seat.reach(spare=spare)
         return {seat.uid for seat in due}
 
     def start(self, job: Job) -> None:
@@ -180,7 +196,7 @@ class Runners:
             left = max(0.0, deadline - time.monotonic())
             for seat in self._readable(left):
                 said += self._events_of(seat)
-            if left == 0.0:
+            if left == 0.0 or any(seat.due for seat in self._seats):
                 break
         self._check()
         return said
