@@ -262,8 +262,14 @@ class Site:
                 found.append((datetime.fromisoformat(match[1]).timestamp(), match[2], match[3]))
         return found
 
-    def execution_requests(self) -> int:
-        return sum(path.startswith("/execution/task-instances") for _, _, path in self.requests())
+    def execution_requests(self, run_id: str) -> int:
+        """How often the mapped tasks of a run, and their supervisors, called Airflow's Execution API."""
+        query: LiteralString = "SELECT id::text FROM task_instance WHERE run_id = %s AND task_id = 'work'"
+        ids = {id for (id,) in self.rows("airflow", query, run_id)}
+        return sum(
+            path.startswith("/execution/task-instances/") and path.split("/")[3] in ids
+            for _, _, path in self.requests()
+        )
 
     def rows(self, database: str, query: LiteralString, *values: object) -> list[Any]:
         with psycopg.connect(self.programs.databases[database]) as connection:

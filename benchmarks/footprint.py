@@ -127,8 +127,9 @@ def measure(one: Site, counter: Counter, options: argparse.Namespace) -> dict[st
         "program": one.name,
         "agent_rss_mb": memory[0][0],
         "agent_pss_mb": memory[0][1],
-        "runner_rss_mb": sum(rss for rss, _ in memory[1:]),
-        "runner_pss_mb": sum(pss for _, pss in memory[1:]),
+        # edge3 forks its tasks from the worker itself.
+        "runner_rss_mb": sum(rss for rss, _ in memory[1:]) or None,
+        "runner_pss_mb": sum(pss for _, pss in memory[1:]) or None,
         "task_pss_mb": (busy - before) / options.tasks,
         "idle_percent": 100 * share,
         "registered_s": one.registered_seconds,

@@ -54,29 +54,25 @@ def measure(one: Site, options: argparse.Namespace) -> dict[str, Any]:
     one.run(tasks=WARM_UP)
     time.sleep(SETTLE_SECONDS)
     say(f"{one.name}: {options.tasks} tasks")
-    processes, requests = one.worker_processes(), one.execution_requests()
+    processes = one.worker_processes()
     began = processor_seconds(processes)
     run_id = one.run(tasks=options.tasks)
     time.sleep(SETTLE_SECONDS)
     used = processor_seconds(processes) - began
-    # The task that says how many there are is one more.
-    asked = (one.execution_requests() - requests) / (options.tasks + 1)
     wall, slots = one.wall_seconds(run_id), one.slot_seconds(run_id)
     figures = {
         "program": one.name,
         "wall_s": wall,
         "tasks_per_s": options.tasks / wall,
-        "cpu_s_per_task": used / (options.tasks + 1),
+        "cpu_s_per_task": used / (options.tasks + 1),  # the task that says how many there are is one more
         "slot_p50_s": percentile(slots, 0.5),
         "slot_p95_s": percentile(slots, 0.95),
-        "requests_per_task": asked,
+        "requests_per_task": one.execution_requests(run_id) / options.tasks,
     }
     if options.long:
         say(f"{one.name}: {options.long} tasks of 60 s")
-        requests = one.execution_requests()
-        one.run(tasks=options.long, seconds=60.0)
-        # Less what the task before them asks, as a short one of the first run.
-        figures["requests_per_60_s_task"] = (one.execution_requests() - requests - asked) / options.long
+        run_id = one.run(tasks=options.long, seconds=60.0)
+        figures["requests_per_60_s_task"] = one.execution_requests(run_id) / options.long
     return figures
 
 
