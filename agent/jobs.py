@@ -192,6 +192,10 @@ class Job:
         result = own or self._said("exit.json") or {}
         return {name: value for name, value in result.items() if isinstance(value, RESULT_TYPES.get(name, object))}
 
+    def read_workload(self) -> dict[str, Any]:
+        """What Airflow wants executed, as it lies there now; empty when that says nothing."""
+        return self._said("workload.json") or {}
+
     def _said(self, name: str) -> dict[str, Any] | None:
         """The object in a file of the supervisor's; None when there is none. Raises OSError when that may pass."""
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import PROTOCOL, __version__
 from agent.jobs import Found, Job, read_job, read_json
+from agent.safe_files import is_there
 from agent.wishes import AUTOMATIC, MACHINE, OPERATOR, Wanted, after
 from agent.wishes import FILE as WISHES
 from agent.wishes import read as read_wishes
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: `state` of a machine without an agent.
 NOT_RUNNING = "not running"
+#: Of a name that a task's own process may have written.
+LONGEST_NAME = 250
 #: What a job does that has not ended.
 WAITING, RUNNING, STOPPING = "waiting", "running", "stopping"
 
@@ -107,7 +110,7 @@ def jobs_on_disk(state_dir: Path) -> list[tuple[Job, str]]:
             with contextlib.suppress(OSError):
                 if not directory.name.startswith(".") and (job := read_job(directory)) is not None:
                     look = job.look()
-                    job.result = (read_json(directory / "exit.json") or {}) if look is Found.ENDED else None
+                    job.result = job.read_result() if look is Found.ENDED else None
                     words = {Found.RUNNING: RUNNING, Found.ENDED: ended(job), Found.DIED: "died"}
                     found.append((job, words.get(look, WAITING)))
     return found
@@ -134,7 +137,9 @@ def state(job: Job) -> str:
         return ended(job)
     if job.stopping_at is not None:
         return STOPPING
-    return RUNNING if (job.directory / "started").exists() else WAITING
+    with contextlib.suppress(OSError):
+        return RUNNING if is_there(job.place / "started") else WAITING
+    return WAITING
 
 
 def active(known: dict[str, Any]) -> list[dict[str, Any]]:
@@ -156,22 +161,21 @@ def ended(job: Job) -> str:
 
 def age_seconds(job: Job) -> float | None:
     """How long ago it was started, or taken in if it was not."""
-    for name in ("started", "job.json"):
+    for path in (job.place / "started", job.directory / "job.json"):
         with contextlib.suppress(OSError):
-            return round(max(0.0, time.time() - (job.directory / name).stat().st_mtime), 1)
+            return round(max(0.0, time.time() - path.lstat().st_mtime), 1)
     return None
 
 
 def task_name(job: Job) -> str:
     """The task as Airflow calls it, if that can be told."""
     with contextlib.suppress(OSError):
-        workload = read_json(job.directory / "workload.json") or {}
-        ti = workload.get("ti")
-        if isinstance(ti, dict) and ti.get("dag_id") and ti.get("task_id"):
-            mapped = ti.get("map_index")
-            return f"{ti['dag_id']}.{ti['task_id']}" + (
-                f"[{mapped}]" if isinstance(mapped, int) and mapped >= 0 else ""
-            )
+        ti = job.read_workload().get("ti")
+        known = ti if isinstance(ti, dict) else {}
+        dag, task, mapped = (known.get(name) for name in ("dag_id", "task_id", "map_index"))
+        if isinstance(dag, str) and isinstance(task, str):
+            index = f"[{mapped}]" if isinstance(mapped, int) and mapped >= 0 else ""
+            return f"{dag[:LONGEST_NAME]}.{task[:LONGEST_NAME]}{index}"
     return ""
 
 

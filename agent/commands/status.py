@@ -66,7 +66,9 @@ def run(flags: dict[str, Any]) -> None:
 def show(known: Known) -> None:
     coloured = is_coloured()
     widest = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for text, tone in lines(known):
+    for line, tone in lines(known):
+        # What others have written, a comment or a task's name, must not speak to the terminal.
+        text = "".join(character if character.isprintable() else "?" for character in line)
         cut = text if widest is None or len(text) <= widest else text[: widest - 1] + "…"
         print(f"\x1b[{tone}m{cut}\x1b[0m" if coloured and tone else cut)  # noqa: T201
 

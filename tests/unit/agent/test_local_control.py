@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agent import local_control, state_dir
-from agent.errors import AgentError, BadStateDir, NoAnswer, NotRunning
+from agent.errors import AgentError, NoAnswer, NotRunning
 from agent.local_control import FILE, SOCKET, LocalControl, ask, connect
 
 NOBODY = 65534
@@ -233,7 +233,7 @@ def test_whether_an_agent_runs_is_told_by_its_lock(place: Path) -> None:
     assert not state_dir.in_use(place)
 
 
-def test_a_state_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_there_is_no_agent_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BadStateDir):
+    with pytest.raises(NotRunning):
         ask(tmp_path / "file", {})
