@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import agent
 from agent import config, launch
+from agent.config import Config
 from agent.errors import BadConfig, NoService
 from agent.systemd_unit import MARK, Service, text
 
@@ -62,6 +63,7 @@ def service_of(flags: Mapping[str, Any], *, environ: Mapping[str, str]) -> Servi
     home = Path(environ.get("HOME") or account.home) if flags["user"] else account.home
     settings = config.load(flags=given, environ=variables, home=home)
     check_owner(settings.state_dir, account)
+    check_task_users(settings, account)
     # Said in the unit wherever it comes from: a service may have another home than a login.
     words = ["--config", given["config"]] if "config" in given else []
     return Service(
@@ -113,6 +115,15 @@ def variables_in(path: Path | None) -> dict[str, str]:
         raise BadConfig(f"cannot read --environment-file {path}: {getattr(error, 'strerror', error)}") from None
     pairs = (line.strip().partition("=") for line in lines if line.strip() and line.strip()[0] not in "#;")
     return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
+
+
+def check_task_users(settings: Config, account: Account) -> None:
+    """Raise BadConfig when tasks are to run as users that only root can start them as."""
+    users = {settings.task_user, *(own.user for own in settings.queue_settings.values())} - {None, account.name}
+    if users and account.uid != 0:
+        raise BadConfig(
+            f"tasks can run as {', '.join(sorted(map(str, users)))} only if the agent runs as root: --run-as root"
+        )
 
 
 def check_owner(folder: Path, account: Account) -> None:

@@ -100,6 +100,8 @@ def text(service: Service) -> str:
         lines.append(f"User={service.run_as}")
     if service.environment_file is not None:
         lines.append(f"EnvironmentFile={path_word(service.environment_file)}")
+    if any(part.endswith(".pyz") for part in service.command):
+        lines.append(f"CacheDirectory={service.name}")  # where the one file is unpacked
     if service.working_directory is not None:
         lines.append(f"WorkingDirectory={path_word(service.working_directory)}")
     hardening = [*HARDENING, *(() if service.of_user else SYSTEM_HARDENING)]

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from agent import systemd
+from agent import config, systemd, systemd_install
+from agent.errors import BadConfig, NoService
 from agent.loop import Loop
 from agent.systemd import STUCK_SECONDS, Notifier, Watchdog
 from agent.systemd_unit import Service, text, word
@@ -211,6 +212,13 @@ def test_a_stop_takes_the_agent_alone_and_an_end_that_somebody_must_see_to_is_no
         assert line in lines
 
 
+def test_one_file_has_a_place_to_unpack_itself() -> None:
+    assert "CacheDirectory=" not in text(service())
+    assert "CacheDirectory=edgecontrol-agent\n" in text(
+        service(command=("/usr/bin/python3", "/opt/edge-agent.pyz", "run"))
+    )
+
+
 def test_tasks_keep_what_they_may_need() -> None:
     unit = text(service())
     settings = {line.split("=")[0] for line in unit.splitlines() if "=" in line and not line.startswith("#")}
@@ -250,3 +258,51 @@ def test_systemd_takes_the_units_without_a_complaint(tmp_path: Path, of_user: bo
     )
     about_them = [line for line in answer.stderr.splitlines() if "edge-" in line]
     assert (answer.returncode, about_them) == (0, [])
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands in for systemctl where systemd runs; returns what it was told. Orders with `fail` in them fail."""
+    told = tmp_path / "told"
+    program = tmp_path / "bin/systemctl"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {told}\ncase "$*" in *fail*) echo no such luck >&2; exit 1;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(systemd_install, "RUNS", tmp_path)
+    return told
+
+
+def test_a_unit_is_enabled_and_started_anew_and_stopped_before_it_is_removed(tmp_path: Path, systemctl: Path) -> None:
+    one = service(folder=tmp_path)
+    assert systemd_install.install(one)[0] == f"wrote {one.path}"
+    assert systemctl.read_text().splitlines() == [
+        "daemon-reload",
+        "enable edgecontrol-agent",
+        "restart edgecontrol-agent",
+    ]
+    systemctl.unlink()
+    flags = {"unit": "edgecontrol-agent.service", "user": True}
+    folder = systemd_install.folder_of(flags, environ={"XDG_CONFIG_HOME": str(tmp_path)})
+    folder.mkdir(parents=True)
+    one.path.rename(folder / one.path.name)
+    done = systemd_install.uninstall(flags, environ={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert f"removed {folder / one.path.name}" in done
+    assert systemctl.read_text().splitlines() == ["--user disable --now edgecontrol-agent", "--user daemon-reload"]
+
+
+def test_a_service_that_does_not_start_says_why_and_where_to_look(tmp_path: Path, systemctl: Path) -> None:
+    with pytest.raises(NoService, match="no such luck; see `journalctl -u fails`"):
+        systemd_install.install(service(name="fails", folder=tmp_path))
+
+
+def test_only_root_can_run_tasks_as_others(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(
+        f'url = "https://edge"\ntoken_file = "{tmp_path}/token"\ntask_user = "nobody"\n'
+    )
+    (tmp_path / "token").write_text("ec_a_b")
+    settings = config.load(flags={"config": str(tmp_path / "agent.toml")}, environ={}, home=tmp_path)
+    systemd_install.check_task_users(settings, systemd_install.Account("root", 0, tmp_path))
+    systemd_install.check_task_users(settings, systemd_install.Account("nobody", 65534, tmp_path))
+    with pytest.raises(BadConfig, match="--run-as root"):
+        systemd_install.check_task_users(settings, systemd_install.Account("edge", 1000, tmp_path))
