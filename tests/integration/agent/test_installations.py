@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from deploy.agent_file import __main__ as agent_file
 from deploy.agent_file import start
-from tests.integration.agent.conftest import ROOT, Agent, default_state_dir, inherited_environment
+from tests.integration.agent.conftest import ROOT, STAND_IN, Agent, default_state_dir, inherited_environment
 from tests.integration.agent.control_plane import ControlPlane
 from tests.integration.agent.one_file import make_one_file
 
@@ -57,8 +58,8 @@ def works_off_a_job(start_agent: Start, plane: ControlPlane, *, program: Sequenc
     job = plane.add({"result": "success"})
     plane.wait_for(lambda: job.report is not None)
     assert job.state == "success", agent.stderr
-    agent.process.terminate()
-    assert agent.wait() == 0, agent.stderr
+    stopped = run(*program, "stop", "--wait", folder=folder)
+    assert (stopped.returncode, agent.wait()) == (0, 0), stopped.stderr + agent.stderr
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +89,13 @@ def test_an_environment_with_nothing_but_the_agents_requirements_is_enough(
 
 def test_one_file_is_enough(tmp_path: Path, one_file: Path, plane: ControlPlane, start_agent: Start) -> None:
     (tmp_path / "edge-agent.pyz").write_bytes(one_file.read_bytes())
-    works_off_a_job(start_agent, plane, program=[*BARE, "edge-agent.pyz"], folder=tmp_path)
+    program = [*BARE, "edge-agent.pyz"]
+    works_off_a_job(start_agent, plane, program=program, folder=tmp_path)
+    asked = run(
+        *program, "doctor", "--json", "--task-python", sys.executable, folder=tmp_path, PYTHONPATH=str(STAND_IN)
+    )
+    assert json.loads(asked.stdout), asked.stderr
+    assert "Traceback" not in asked.stderr
 
 
 def test_what_one_file_says_can_be_typed(tmp_path: Path, one_file: Path) -> None:
