@@ -17,7 +17,8 @@ import agent
 from agent import config, launch
 from agent.config import Config
 from agent.errors import BadConfig, NoService
-from agent.systemd_unit import MARK, Service, text
+from agent.systemd_unit import MARK, Service, text, variables_text
+from agent.transport import PROXY_VARIABLES
 
 try:
     import pwd
@@ -73,6 +74,7 @@ def service_of(flags: Mapping[str, Any], *, environ: Mapping[str, str]) -> Servi
         of_user=flags["user"],
         run_as=None if flags["user"] else account.name,
         environment_file=paths["environment_file"],
+        variables={key: environ[key] for key in PROXY_VARIABLES if environ.get(key) and key not in variables},
         working_directory=working_directory(),
         may_gain_privileges=flags["allow_sudo"],
         folder=folder_of(flags, environ=environ),
@@ -144,23 +146,34 @@ def is_ours(path: Path) -> bool:
 
 def install(service: Service) -> list[str]:
     """Write the unit and start it; returns what was done, and what is left to type. Raises NoService."""
-    path, content = service.path, text(service)
-    if path.is_symlink() or (path.exists() and not is_ours(path)):
-        raise NoService(f"{path} is not from this agent and stays as it is: choose another --unit, or remove it")
+    for path in (service.path, service.variables_path):
+        if path.is_symlink() or (path.exists() and not is_ours(path)):
+            raise NoService(f"{path} is not from this agent and stays as it is: choose another --unit, or remove it")
+    done = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        temporary.write_text(content)
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        service.folder.mkdir(parents=True, exist_ok=True)
+        service.variables_path.unlink(missing_ok=True)
+        if service.variables:
+            put(service.variables_path, variables_text(service), mode=0o600)
+            done.append(f"wrote {', '.join(service.variables)} to {service.variables_path}")
+        put(service.path, text(service), mode=0o644)
     except OSError as error:
         raise NoService(
-            f"cannot write {path} ({error.strerror}): give this command as root, or with --user for a unit of your own"
+            f"cannot write to {service.folder} ({error.strerror}): give this command as root, or with --user for a unit"
+            " of your own"
         ) from None
-    return [
-        f"wrote {path}",
-        *carry_out(service, ("daemon-reload",), ("enable", service.name), ("restart", service.name)),
-    ]
+    started = carry_out(service, ("daemon-reload",), ("enable", service.name), ("restart", service.name))
+    return [*done, f"wrote {service.path}", *started]
+
+
+def put(path: Path, content: str, *, mode: int) -> None:
+    """Replace the file in one step; nobody reads it before it has its mode."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(content)
+    temporary.chmod(mode)
+    temporary.replace(path)
 
 
 def uninstall(flags: Mapping[str, Any], *, environ: Mapping[str, str]) -> list[str]:
@@ -180,6 +193,8 @@ def uninstall(flags: Mapping[str, Any], *, environ: Mapping[str, str]) -> list[s
     done = carry_out(service, ("disable", "--now", service.name))
     try:
         path.unlink()
+        if service.variables_path.exists() and is_ours(service.variables_path):
+            service.variables_path.unlink()
     except OSError as error:
         raise NoService(f"cannot remove {path} ({error.strerror}): give this command as root, or with --user") from None
     return [*done, f"removed {path}", *carry_out(service, ("daemon-reload",))]

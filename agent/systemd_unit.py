@@ -5,7 +5,8 @@ It has no secret in it: tokens stay in their file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 #: The first line of what is ours.
@@ -78,6 +79,8 @@ class Service:
     #: Whom the agent runs as; None for the manager's own.
     run_as: str | None = None
     environment_file: Path | None = None
+    #: Variables that the service needs and whoever installs it has, in a file of their own: they may hold a password.
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     working_directory: Path | None = None
     #: Tasks may use sudo and other programs that gain privileges.
     may_gain_privileges: bool = False
@@ -89,6 +92,10 @@ class Service:
         return self.folder / f"{self.name}.service"
 
     @property
+    def variables_path(self) -> Path:
+        return self.folder / f"{self.name}.env"
+
+    @property
     def systemctl(self) -> list[str]:
         return ["systemctl", "--user"] if self.of_user else ["systemctl"]
 
@@ -98,6 +105,8 @@ def text(service: Service) -> str:
     lines = []
     if service.run_as is not None:
         lines.append(f"User={service.run_as}")
+    if service.variables:
+        lines.append(f"EnvironmentFile={path_word(service.variables_path)}")
     if service.environment_file is not None:
         lines.append(f"EnvironmentFile={path_word(service.environment_file)}")
     if any(part.endswith(".pyz") for part in service.command):
@@ -118,6 +127,16 @@ def text(service: Service) -> str:
     if service.may_gain_privileges:
         unit = without_bans(unit)
     return unit.replace("\n\n\n", "\n\n")
+
+
+def variables_text(service: Service) -> str:
+    """The file of its own variables, which is for nobody else to read."""
+    quoted = {
+        name: value.replace("\\", "\\\\").replace('"', '\\"')
+        for name, value in service.variables.items()
+        if value.isprintable()
+    }
+    return "\n".join([MARK, *(f'{name}="{value}"' for name, value in quoted.items()), ""])
 
 
 def without_bans(unit: str) -> str:

@@ -24,8 +24,9 @@ The unit stops and restarts the agent alone: its tasks go on, and the next start
 it fails or hangs, but not after exit codes that somebody has to see to (8, 10). It has no token in it: that stays in
 its file, or in the file of --environment-file (EDGE_AGENT_TOKEN=..., mode 0600).
 
-Settings come from the enrolment, --config and --environment-file; variables of your shell do not reach a service. They
-are checked before anything is written. Own changes go into a drop-in: `systemctl edit edgecontrol-agent`.
+Settings come from the enrolment, --config and --environment-file, and are checked before anything is written. Of your
+shell's variables, HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are kept for the service, in a file beside the unit
+that nobody else can read; no other one reaches it. Own changes go into a drop-in: `systemctl edit edgecontrol-agent`.
 
 Give the command again after an upgrade or with other flags: it replaces its own unit, and refuses to touch another.
 """

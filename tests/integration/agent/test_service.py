@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -130,7 +129,7 @@ class Machine:
         self.settings.write_text('url = "https://edge.example.com"\ntoken_file = "%s"\n' % (home / "token"))
         (home / "token").write_text("ec_testkey_testsecret\n")
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         answer = subprocess.run(
             [*AGENT, *words],
             cwd=ROOT,
@@ -138,14 +137,14 @@ class Machine:
             text=True,
             timeout=60,
             check=False,
-            env={**inherited_environment(), "HOME": str(self.home), "PATH": f"{self.home}/bin:{os.environ['PATH']}"},
+            env={**inherited_environment(), "HOME": str(self.home), **environ},
         )
         assert "testsecret" not in answer.stdout + answer.stderr
         assert "Traceback" not in answer.stderr
         return answer
 
-    def install(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.command("install-service", "--user", "--config", str(self.settings), *words)
+    def install(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return self.command("install-service", "--user", "--config", str(self.settings), *words, **environ)
 
 
 @pytest.fixture
@@ -215,3 +214,22 @@ def test_settings_may_be_in_the_services_own_environment(machine: Machine) -> No
     answer = machine.command("install-service", "--user", "--environment-file", str(variables))
     assert answer.returncode == 0
     assert f"EnvironmentFile={variables}" in machine.unit.read_text()
+
+
+def test_the_proxy_of_who_installs_it_is_the_services_too_and_its_password_nobodys(machine: Machine) -> None:
+    proxies = {"HTTPS_PROXY": 'http://me:testsecret"%@proxy:3128', "NO_PROXY": ".example.com", "OTHER": "x"}
+    answer = machine.install(**proxies)
+    assert answer.returncode == 0
+    variables = machine.unit.with_name("edgecontrol-agent.env")
+    assert variables.stat().st_mode & 0o777 == 0o600
+    assert variables.read_text().splitlines()[1:] == [
+        'HTTPS_PROXY="http://me:testsecret\\"%@proxy:3128"',
+        'NO_PROXY=".example.com"',
+    ]
+    assert f"EnvironmentFile={variables}" in machine.unit.read_text()
+    assert "testsecret" not in machine.unit.read_text()
+    assert machine.install().returncode == 0
+    assert not variables.exists()
+    machine.install(**proxies)
+    assert machine.command("uninstall-service", "--user").returncode == 0
+    assert not variables.exists()
