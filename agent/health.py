@@ -1,4 +1,4 @@
-"""Whether contact with the control plane is fresh, by which the page /health and a watchdog go; nothing is asked."""
+"""Whether contact with the control plane is fresh, by which the page /health goes; nothing is asked. systemd's watchdog goes by less."""
 
 from __future__ import annotations
 
