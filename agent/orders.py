@@ -23,7 +23,8 @@ class Orders:
         self.requested_by_name = ""
         self.comment = ""
         #: As the control plane said it last, and what it has not heard yet.
-        self._said = Wanted()
+        self._said = Wanted() if wishes is None else wishes.said
+        self._has_answered = False
         self._wishes = wishes
         self.revision = 0
         self.concurrency = concurrency
@@ -42,11 +43,17 @@ class Orders:
         """Take the orders out of an answer to register or heartbeat, which was asked for at that time."""
         with self._lock:
             said = {"by": "requested_by", "name": "requested_by_name", "comment": "comment"}
+            before = self._said
             self._said = Wanted(
                 requested=str(answer.get("requested", self._said.requested)),
                 **{ours: str(answer.get(theirs) or "") for ours, theirs in said.items()},
             )
             more = self._wishes is not None and self._wishes.taken(str(answer.get("wish_taken") or ""))
+            if self._wishes is not None:
+                if self._has_answered and "wish_taken" not in answer and before.requested != self._said.requested:
+                    self._wishes.drop()
+                self._wishes.hear(self._said)
+            self._has_answered = True
             self._settle()
             self.revision = int(answer.get("revision", self.revision))
             self.concurrency = max(0, int(answer.get("concurrency") or self.concurrency))
@@ -67,6 +74,8 @@ class Orders:
     def wished(self) -> None:
         """Somebody on the machine wants something else: that holds now, and is told with a heartbeat at once."""
         with self._lock:
+            if self._wishes is not None and not self._has_answered:
+                self._said = self._wishes.said
             self._settle()
         self.want_heartbeat()
 

@@ -56,6 +56,11 @@ def in_use(folder: Path) -> bool:
         raise BadStateDir(f"cannot look into the state directory {folder}: {error.strerror}") from None
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether the directory is this user's. Raises OSError when that cannot be told."""
+    return not hasattr(os, "geteuid") or folder.stat().st_uid == os.geteuid()
+
+
 def not_ours(folder: Path) -> str:
     """What to do about a state directory that another system user has."""
     owner = "another user"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agent import PROTOCOL, __version__
 from agent.jobs import Found, Job, read_job, read_json
 from agent.safe_files import is_there
-from agent.wishes import AUTOMATIC, MACHINE, OPERATOR, Wanted, after
+from agent.wishes import AUTOMATIC, MACHINE, OPERATOR, after
 from agent.wishes import FILE as WISHES
 from agent.wishes import read as read_wishes
 
@@ -41,6 +41,7 @@ def status(worker: Worker) -> dict[str, Any]:
         "state_dir": str(worker.config.state_dir),
         "state": orders.reported(jobs=len(held.active()), ready=worker.runner.ready),
         "pid": os.getpid(),
+        "registered": worker.registered,
         "since_seconds": round(now - worker.started_at, 1),
         "requested": orders.requested,
         "requested_by": orders.requested_by,
@@ -49,7 +50,7 @@ def status(worker: Worker) -> dict[str, Any]:
         "wish_untold": worker.wishes.next() is not None,
         "jobs": [describe(job, state=state(job)) for job in jobs],
         "slots": {"used": sum(job.slots for job in jobs if job.takes_slots), "of": held.concurrency},
-        "not_working": contact.trouble if contact.silent or not worker.server_version else reason,
+        "not_working": contact.trouble if contact.silent or not worker.registered else reason,
         "versions": {
             "agent": __version__,
             "airflow": worker.runner.airflow_version,
@@ -67,7 +68,7 @@ def status(worker: Worker) -> dict[str, Any]:
 def on_disk(state_dir: Path) -> dict[str, Any]:
     """What can be said of a machine on which no agent runs: the jobs that it holds, and what is still to be told."""
     jobs = list(jobs_on_disk(state_dir))
-    wanted, wishes = Wanted(), read_wishes(state_dir / WISHES)
+    wishes, wanted = read_wishes(state_dir / WISHES)
     for wish in wishes:
         wanted = after(wanted, wish)
     known: dict[str, Any] = {}
@@ -79,6 +80,7 @@ def on_disk(state_dir: Path) -> dict[str, Any]:
         "state_dir": str(state_dir),
         "state": NOT_RUNNING,
         "pid": None,
+        "registered": False,
         "since_seconds": None,
         "requested": wanted.requested,
         "requested_by": wanted.by,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -18,14 +17,18 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from agent import sysinfo
 from agent.errors import BadStateDir
 from agent.jobs import read_json, write
+from agent.state_dir import is_ours, not_ours
 
 log = logging.getLogger("agent.wishes")
 
 FILE = "wishes.json"
 ACTIVE, MAINTENANCE = "active", "maintenance"
 OPERATOR, MACHINE, AUTOMATIC = "operator", "machine", "automatic"
+#: A machine that seems to have been off for longer has rather had its clock set.
+LONGEST_OFF_SECONDS = 30 * 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +51,33 @@ class Wish:
     comment: str
     by: str
     id: str = field(default_factory=lambda: str(uuid4()))
-    #: By this machine's clock, of which only differences are told.
+    #: By this machine's clock, which may be set at any time; and since which start of the machine, and how long after.
     made_at: float = field(default_factory=time.time)
+    boot_id: str = field(default_factory=lambda: sysinfo.boot_id(None))
+    up_seconds: float = field(default_factory=lambda: up_seconds())
 
     def told(self) -> dict[str, Any]:
         """As it travels. Its age lets the control plane see whether somebody has wished otherwise since."""
-        age = round(max(0.0, time.time() - self.made_at), 3)
         return {
             "id": self.id,
             "requested": self.requested,
             "comment": self.comment,
             "by": self.by,
-            "age_seconds": age,
+            "age_seconds": round(self.age_seconds(), 3),
         }
+
+    def age_seconds(self) -> float:
+        """How long ago it was had; the clock is asked only where the machine was restarted since."""
+        up = up_seconds()
+        if self.boot_id == sysinfo.boot_id(None):
+            return max(0.0, up - self.up_seconds)
+        by_clock = time.time() - self.made_at
+        return by_clock if up <= by_clock <= up + LONGEST_OFF_SECONDS else up
+
+
+def up_seconds() -> float:
+    """Since the start of the machine, sleep included where that can be told."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def after(wanted: Wanted, wish: Wish) -> Wanted:
@@ -77,12 +94,15 @@ def after(wanted: Wanted, wish: Wish) -> Wanted:
 
 
 class Wishes:
-    """The wishes that the control plane has not heard yet. Any thread may have one; `on_change` tells the agent."""
+    """The wishes that the control plane has not heard yet. Any thread may have one; `on_change` tells the agent.
+
+    Beside them it keeps the maintenance that the control plane wanted last: an agent may start while that is away.
+    """
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / FILE
         self._lock = threading.Lock()
-        self._pending: list[Wish] = read(self._path)
+        self._pending, self._said = read(self._path)
         self.on_change: Callable[[], None] = lambda: None
 
     def wish(self, requested: str, comment: str = "", *, by: str = MACHINE) -> Wish:
@@ -102,8 +122,27 @@ class Wishes:
     def reload(self) -> None:
         """Read again what is on disk: somebody may have left a wish just before this agent could be asked."""
         with self._lock:
-            self._pending = read(self._path)
+            self._pending, self._said = read(self._path)
         self.on_change()
+
+    @property
+    def said(self) -> Wanted:
+        """What the control plane has said last, as far as it outlasts this process."""
+        return self._said
+
+    def hear(self, said: Wanted) -> None:
+        """Keep what the control plane says. A shutdown ends with the agent."""
+        with self._lock:
+            lasting = said if said.requested == MAINTENANCE else Wanted()
+            if lasting != self._said:
+                self._said = lasting
+                self._save()
+
+    def drop(self) -> None:
+        """Somebody has wished otherwise since, and the control plane is too old to say what it has heard."""
+        with self._lock:
+            self._pending = []
+            self._save()
 
     def next(self) -> dict[str, Any] | None:
         """The oldest wish that is still to be told, as it travels."""
@@ -130,41 +169,45 @@ class Wishes:
     def _save(self) -> None:
         """A full disk that forgets a wish only does so with the next start of the agent."""
         try:
-            store(self._path, self._pending)
+            store(self._path, self._pending, said=self._said)
         except OSError as error:
             log.error("a wish of this machine cannot be kept over a restart of the agent: %s", error.strerror or error)
 
 
 def leave(state_dir: Path, requested: str, comment: str = "") -> None:
-    """Leave a wish of somebody at the machine for the next start of its agent. Raises BadStateDir."""
+    """Leave a wish of somebody at the machine for the next start of its agent. Raises BadStateDir.
+
+    Only for the directory's owner: what lies in it, links too, may be another user's doing, whatever root may write.
+    """
     path = state_dir / FILE
     try:
-        store(path, [Wish(requested=requested, comment=comment, by=MACHINE)])
-        if hasattr(os, "geteuid") and os.geteuid() == 0:  # else the agent of another user could not read it
-            owner = state_dir.stat()
-            os.chown(path, owner.st_uid, owner.st_gid)
+        if not is_ours(state_dir):
+            raise BadStateDir(not_ours(state_dir))
+        store(path, [Wish(requested=requested, comment=comment, by=MACHINE)], said=read(path)[1])
     except OSError as error:
         raise BadStateDir(f"the wish cannot be left in {state_dir}: {error.strerror or error}") from None
 
 
-def read(path: Path) -> list[Wish]:
+def read(path: Path) -> tuple[list[Wish], Wanted]:
     """What is there; nothing for what cannot be read or makes no sense."""
+    wishes, said = list[Wish](), Wanted()
     with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
-        return [
+        found = read_json(path) or {}
+        said = Wanted(**{name: str(value) for name, value in found.get("said", {}).items()})
+        texts = ("requested", "comment", "by", "id", "boot_id")
+        numbers = ("made_at", "up_seconds")
+        wishes = [
             Wish(
-                requested=str(said["requested"]),
-                comment=str(said["comment"]),
-                by=str(said["by"]),
-                id=str(said["id"]),
-                made_at=float(said["made_at"]),
+                **{name: str(one[name]) for name in texts},  # type: ignore[arg-type]
+                **{name: float(one[name]) for name in numbers},  # type: ignore[arg-type]
             )
-            for said in (read_json(path) or {})["wishes"]
+            for one in found["wishes"]
         ]
-    return []
+    return wishes, said
 
 
-def store(path: Path, wishes: list[Wish]) -> None:
-    if wishes:
-        write(path, json.dumps({"wishes": [asdict(wish) for wish in wishes]}).encode())
+def store(path: Path, wishes: list[Wish], *, said: Wanted) -> None:
+    if wishes or said != Wanted():
+        write(path, json.dumps({"wishes": [asdict(wish) for wish in wishes], "said": asdict(said)}).encode())
     else:
         path.unlink(missing_ok=True)

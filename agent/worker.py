@@ -60,6 +60,7 @@ class Worker:
         #: What the machine is called, and the control plane's version, once that has said it.
         self.name, self.server_version = config.name or "", ""
         self.started_at = time.monotonic()
+        self.registered = False
         self.wishes = Wishes(config.state_dir)
         self.orders = Orders(concurrency=config.concurrency, wishes=self.wishes)
         self.wishes.on_change = self.orders.wished
@@ -140,7 +141,7 @@ class Worker:
         lost = self._take_over()
         answer = self._register(without=lost)
         if answer is None:
-            return self._leave()
+            return self._stop_unregistered() if len(self._signals) > 1 else self._leave()
         self._start(answer)
         try:
             self._wait()
@@ -181,7 +182,6 @@ class Worker:
                 "airflow_version": self.runner.airflow_version,
                 "protocol": PROTOCOL,
                 "sysinfo": self._figures,
-                "wish": self.wishes.next(),
                 "held": [
                     entry for entry in self.held.unreported() if Key(entry["id"], entry["attempt"]) not in without
                 ],
@@ -192,6 +192,7 @@ class Worker:
     def _start(self, answer: dict[str, Any]) -> None:
         self._execution_api_url = answer["execution_api_url"]
         self.name, self.server_version = answer["name"], str(answer.get("server_version") or "")
+        self.registered = True
         self.intake = Intake(
             client=self.client,
             spool=self.spool,
@@ -231,7 +232,7 @@ class Worker:
         self.heartbeat.seed(self._figures)
         self.heartbeat.obey(answer)
         if self.wishes.next() is not None:
-            self.orders.want_heartbeat()  # somebody had it while we waited for the registration
+            self.orders.want_heartbeat()
         shipper = LogShipper(client=self.client, held=self.held, chunk_bytes=answer["log_chunk_bytes"])
         reporter = Reporter(client=self.client, held=self.held)
         thresholds = make_thresholds(self.config, extended=self.extended, orders=self.orders, wishes=self.wishes)
@@ -378,6 +379,18 @@ class Worker:
             "leaving %d jobs to the task runner; the next start of the agent takes them over", len(self.held.active())
         )
         self.runner.close(drain=False)
+
+    def _stop_unregistered(self) -> None:
+        """Stop the jobs that an earlier agent process left; the next start tells what became of them."""
+        jobs = self.held.active()
+        log.warning("stopping %d jobs; the control plane hears of it with the next start of the agent", len(jobs))
+        watching = Loop(name="jobs", step=self.watch.step, on_fatal=self._on_fatal)
+        watching.start()
+        self._stop_jobs(gone=False)
+        watching.end()
+        self.runner.close(drain=True)
+        if jobs:
+            raise Interrupted(f"{len(jobs)} jobs were stopped by a second signal")
 
     # --- what other threads call
 

@@ -225,9 +225,7 @@ class WishSerializer(serializers.Serializer[Any]):
     requested = serializers.ChoiceField(choices=[Requested.MAINTENANCE.value, Requested.ACTIVE.value])
     comment = Reason(allow_blank=True)
     by = serializers.ChoiceField(choices=[RequestedBy.MACHINE.value, RequestedBy.AUTOMATIC.value])
-    age_seconds = serializers.FloatField(
-        required=False, min_value=0, max_value=OLDEST_WISH_SECONDS, help_text="How long ago somebody had it."
-    )
+    age_seconds = serializers.FloatField(required=False, min_value=0, help_text="How long ago somebody had it.")
 
     def run_validation(self, data: Any = serializers.empty) -> Any:
         try:
@@ -245,7 +243,7 @@ def hear_wish(worker: Worker, said: dict[str, Any] | None, *, request: Request) 
         requested=Requested(said["requested"]),
         comment=said["comment"][:LONGEST_COMMENT],
         automatic=said["by"] == RequestedBy.AUTOMATIC,
-        age=timedelta(seconds=said.get("age_seconds", 0.0)),
+        age=timedelta(seconds=min(said.get("age_seconds", 0.0), OLDEST_WISH_SECONDS)),
     )
     wishes.hear(worker, wish, origin=client_address(request))
     return {"wish_taken": wish.id}

@@ -132,6 +132,8 @@ def hear(worker: Worker, wish: MachineWish, *, origin: str) -> None:
     by = Actor(kind=kind, name=worker.name, origin=origin)
     action = "request_maintenance" if wish.requested == Requested.MAINTENANCE else "exit_maintenance"
     _change([worker.pk], decide, action=action, by=by, comment=wish.comment)
+    # Also of one that was skipped: a copy of the request that comes late must not find it younger than it is.
+    Worker.objects.filter(pk=worker.pk).update(heard_wish=wish.id)
     worker.refresh_from_db()
 
 

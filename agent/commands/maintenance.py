@@ -12,7 +12,7 @@ from agent import config, sysinfo
 from agent.commands.texts import add_place_flags, jobs
 from agent.errors import BadConfig, BadStateDir, NotRunning, Overruled
 from agent.local_control import ask
-from agent.status import active, on_disk, whose
+from agent.status import RUNNING, active, on_disk, whose
 from agent.wishes import ACTIVE, MAINTENANCE, leave
 
 SUMMARY = "let this machine finish its jobs and rest, or take work again"
@@ -56,7 +56,8 @@ def run(flags: dict[str, Any]) -> None:
         while not is_reached(known, wanted):
             time.sleep(LOOK_SECONDS)
             known = look(place)
-        print("no job runs" if wanted == MAINTENANCE else "it takes jobs")  # noqa: T201
+        if known["pid"] is not None or wanted == MAINTENANCE:
+            print("no job runs" if wanted == MAINTENANCE else "it takes jobs")  # noqa: T201
 
 
 def comment_of(given: str | None) -> str:
@@ -120,6 +121,8 @@ def sentence(known: Known) -> str:
 
 def is_reached(known: Known, wanted: str) -> bool:
     """Whether nothing is left to wait for. Raises Overruled when that will not come."""
-    if known["requested"] != wanted:
+    if known["requested"] != wanted and known["registered"]:  # else it may not have heard yet what is wanted
         raise Overruled(f"{known['requested']} is wanted meanwhile{whose(known)}")
-    return not active(known) if wanted == MAINTENANCE else not known["state"].startswith(MAINTENANCE)
+    if known["pid"] is None:
+        return wanted == ACTIVE or not any(job["state"] == RUNNING for job in known["jobs"])
+    return known["requested"] == wanted and (wanted == ACTIVE or not active(known))

@@ -43,6 +43,8 @@ def run(flags: dict[str, Any]) -> None:
     known = ask(place, {"op": "stop", "force": force})
     left = active(known)
     after = f", stops {jobs(len(left))} and ends" if force else f" and ends with the last of {jobs(len(left))}"
+    if left and not force and not known["registered"]:
+        after = f" and ends; the next start takes {jobs(len(left))} over, since the control plane cannot be told"
     print(f"the agent takes no more jobs{after if left else ' and ends'}", flush=True)  # noqa: T201
     if wait:
         while not has_ended(place, pid=known["pid"]):

@@ -83,7 +83,7 @@ def test_status_tells_people_and_scripts_what_the_agent_does(
     assert known.code == 0
     assert known.json.keys() == {
         *("name", "url", "state_dir", "state", "pid", "since_seconds", "requested", "requested_by"),
-        *("requested_by_name", "comment", "wish_untold", "jobs", "slots", "not_working", "versions"),
+        *("requested_by_name", "comment", "wish_untold", "registered", "jobs", "slots", "not_working", "versions"),
         *("last_contact_seconds", "undelivered", "sysinfo"),
     }
     expected = {"name": "edge-1", "url": plane.url, "state": "running", "pid": agent.process.pid, "not_working": ""}
@@ -159,6 +159,39 @@ def test_stop_by_force_ends_the_jobs(plane: ControlPlane, start_agent: Start, co
     assert job.state == "failed"
 
 
+def test_stop_by_force_ends_the_jobs_of_an_agent_that_does_not_reach_the_control_plane(
+    plane: ControlPlane, start_agent: Start, command: Command
+) -> None:
+    first = start_agent("--kill-grace-seconds", "1")
+    job = plane.add({"seconds": 600})
+    busy(plane, first)
+    first.kill()
+    plane.close()
+    agent = start_agent("--kill-grace-seconds", "1")
+    plane.wait_for(lambda: command("status", "--json").code == 0)
+    assert command("stop", "--force", "--wait").code == 0
+    assert agent.wait(seconds=1) == 130
+    (left,) = command("status", "--json").json["jobs"]
+    assert (left["id"], left["state"]) == (job.id, "failed")
+
+
+def test_who_waits_for_maintenance_outlasts_a_restart_of_the_agent(
+    plane: ControlPlane, start_agent: Start, command: Command, tmp_path: Path
+) -> None:
+    agent = start_agent()
+    plane.add({"until": str(tmp_path / "done")})
+    busy(plane, agent)
+    waiting = command.start("maintenance", "on", "--wait")
+    plane.wait_for(lambda: plane.wishes and plane.reports()[-1:] == ["maintenance_pending"])
+    agent.kill()
+    again = start_agent()
+    plane.wait_for(lambda: plane.session == plane.registrations[-1]["session"] and len(plane.registrations) == 2)
+    assert waiting.poll() is None
+    (tmp_path / "done").touch()
+    assert command.ended(waiting).code == 0
+    assert again.process.poll() is None
+
+
 def test_maintenance_holds_at_once_and_is_told(plane: ControlPlane, start_agent: Start, command: Command) -> None:
     start_agent()
     idle(plane)
@@ -232,9 +265,13 @@ def test_maintenance_begins_while_the_control_plane_is_away_and_outlasts_a_resta
     plane.reopen()
     plane.wait_for(lambda: plane.reports()[-1:] == ["maintenance"])
     assert [wish["comment"] for wish in plane.wishes] == ["new belt"]
-    assert plane.registrations[-1]["wish"]["id"] == plane.wishes[0]["id"]
-    plane.wait_for(lambda: not (again.state_dir / "wishes.json").exists())
     assert (waiting.attempt, again.starts()) == (0, [])
+    plane.close()
+    again.kill()
+    start_agent()
+    plane.wait_for(lambda: command("status", "--json").code == 0)
+    told = command("status", "--json").json
+    assert (told["requested"], told["comment"], told["registered"]) == ("maintenance", "new belt", False)
 
 
 def test_what_is_handed_out_before_the_control_plane_has_heard_of_it_goes_back(

@@ -131,7 +131,6 @@ def test_the_agent_obeys_at_once_by_the_rule_by_which_the_control_plane_decides(
         a_wish(by="operator"),
         a_wish(id="x"),
         a_wish(age_seconds=-1),
-        a_wish(age_seconds=1e300),
         a_wish(comment={"a": 1}),
     ],
 )
@@ -140,6 +139,18 @@ def test_a_wish_that_makes_no_sense_costs_nobody_a_lease(agent: Make, wish: Any)
     answer = caller.heartbeat(wish=wish)
     assert heard(answer)[0] == "active"
     assert answer.json()["wish_taken"] is None
+
+
+def test_a_wish_of_any_age_is_heard(agent: Make) -> None:
+    caller, wish = agent(), a_wish(age_seconds=1e300)
+    assert caller.heartbeat(wish=wish).json()["wish_taken"] == wish["id"]
+
+
+def test_a_request_that_comes_late_does_not_make_a_skipped_wish_younger(agent: Make) -> None:
+    caller, wish = agent(), a_wish("active", age_seconds=3600)
+    wishes.request_maintenance([caller.worker.pk], by=OPS, comment="disk")
+    assert heard(caller.heartbeat(wish=wish))[0] == "maintenance"
+    assert heard(caller.heartbeat(wish={**wish, "age_seconds": 0.0}))[0] == "maintenance"
 
 
 def test_an_agent_that_knows_no_wishes_is_answered_as_ever(agent: Make) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
@@ -61,11 +60,27 @@ def test_a_wish_is_told_until_it_was_heard_and_outlasts_the_process(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_clock_makes_no_wish_younger_than_now(tmp_path: Path) -> None:
-    (tmp_path / wishes.FILE).write_text(
-        json.dumps({"wishes": [{"id": "1", "requested": "active", "comment": "", "by": "machine", "made_at": 9e12}]})
-    )
-    assert (Wishes(tmp_path).next() or {})["age_seconds"] == 0
+@pytest.mark.parametrize(
+    ("restarted", "clock", "age"),
+    [
+        (False, 0.0, 40.0),
+        (False, -9e9, 40.0),  # the clock was set, and the machine was not restarted
+        (False, 9e9, 40.0),
+        (True, 0.0, 3600.0),  # off for a while
+        (True, -9e9, 1000.0),  # since the start of the machine at least
+        (True, 9e9, 1000.0),
+    ],
+)
+def test_a_clock_that_is_set_makes_no_wish_older_or_younger(
+    monkeypatch: pytest.MonkeyPatch, restarted: bool, clock: float, age: float
+) -> None:
+    now = 1_800_000_000.0
+    monkeypatch.setattr(wishes.time, "time", lambda: now + clock)
+    monkeypatch.setattr(wishes, "up_seconds", lambda: 1000.0)
+    boot = "another" if restarted else wishes.sysinfo.boot_id(None)
+    made_at, up = (now - 3600.0, 50.0) if restarted else (now - 40.0, 960.0)
+    wish = Wish(requested="active", comment="", by="machine", made_at=made_at, boot_id=boot, up_seconds=up)
+    assert wish.age_seconds() == age
 
 
 def test_what_somebody_wants_makes_everything_before_it_pointless(tmp_path: Path) -> None:
@@ -104,13 +119,50 @@ def test_a_full_disk_costs_only_the_restart(tmp_path: Path, monkeypatch: pytest.
         leave(tmp_path, "maintenance")
 
 
-def test_a_wish_that_is_left_belongs_to_the_agents_user(tmp_path: Path) -> None:
-    if os.getuid() == 0:
-        os.chown(tmp_path, 65534, 65534)
+def test_a_wish_is_left_for_the_owner_of_the_directory_only(tmp_path: Path) -> None:
     leave(tmp_path, "maintenance", "belt")
-    found = (tmp_path / wishes.FILE).stat()
-    assert found.st_uid == tmp_path.stat().st_uid
-    assert stat.S_IMODE(found.st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / wishes.FILE).stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root could")
+def test_root_writes_nothing_where_another_user_may_have_laid_links(tmp_path: Path) -> None:
+    place, precious = tmp_path / "state", tmp_path / "precious"
+    precious.write_text("precious")
+    place.mkdir()
+    for name in (wishes.FILE, wishes.FILE + ".tmp"):
+        (place / name).symlink_to(precious)
+    os.chown(place, 65534, 65534)
+    with pytest.raises(BadStateDir, match="belongs to"):
+        leave(place, "maintenance")
+    assert precious.read_text() == "precious"
+    assert precious.stat().st_uid == 0
+
+
+def test_the_maintenance_that_the_control_plane_wants_is_known_at_the_next_start(tmp_path: Path) -> None:
+    def started() -> Orders:
+        pending = Wishes(tmp_path)
+        orders = Orders(concurrency=4, wishes=pending)
+        pending.on_change = orders.wished
+        pending.reload()
+        return orders
+
+    heard = {"requested": "maintenance", "requested_by": "operator", "requested_by_name": "anna", "comment": "disk"}
+    started().apply(heard | {"wish_taken": None})
+    again = started()
+    assert (again.requested, again.requested_by_name, again.comment) == ("maintenance", "anna", "disk")
+    again.apply({"requested": "shutdown", "wish_taken": None})
+    assert started().requested == "active"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_later_wish_of_an_operator_wins_at_an_older_control_plane_too(orders: Orders, pending: Wishes) -> None:
+    orders.apply({"requested": "maintenance", "revision": 1})
+    pending.wish("active", "go on")
+    orders.apply({"requested": "maintenance", "revision": 1})
+    assert orders.requested == "active"
+    orders.apply({"requested": "active", "revision": 2})
+    orders.apply({"requested": "maintenance", "revision": 3})
+    assert orders.requested == "maintenance"
 
 
 # --- what the agent makes of it
@@ -160,6 +212,7 @@ def test_an_older_control_plane_is_told_and_obeyed_in_everything_else(orders: Or
     assert not orders.heartbeat_wanted(), "telling it again at once would never end"
     assert orders.requested == "maintenance"
     orders.apply({"requested": "shutdown", "revision": 2})
+    assert orders.draining, "somebody has wished otherwise since"
     pending.wish("active", "go on")
     assert orders.draining
 
