@@ -1,4 +1,4 @@
-"""Whether contact with the control plane is fresh, by which the page /health goes; nothing is asked. systemd's watchdog goes by less."""
+"""Whether contact with the control plane is fresh, by which the page /health goes; nothing is asked here."""
 
 from __future__ import annotations
 
