@@ -79,12 +79,12 @@ def test_it_enrols_runs_jobs_each_in_an_interpreter_of_its_own_and_drains(
     jobs = [plane.add({"name": str(number), "bytes": 100_000}) for number in range(2)]
     plane.wait_for(lambda: all(job.report and job.log for job in jobs))
     assert [job.state for job in jobs] == ["success", "success"], agent.stderr
-    assert not list(agent.state_dir.glob("**/*.sock"))
     where = ("--state-dir", str(agent.state_dir))
     asked = python("-m", "agent", "status", "--json", *where, folder=tmp_path)  # at a port: there is no Unix socket
     assert json.loads(asked.stdout)["pid"] == agent.process.pid, asked.stderr
     stopped = python("-m", "agent", "stop", "--wait", *where, folder=tmp_path)
     assert (stopped.returncode, agent.wait()) == (0, 0), stopped.stderr + agent.stderr
+    assert not list(agent.state_dir.glob("**/*.sock"))
     assert "Traceback" not in agent.stderr
 
 
