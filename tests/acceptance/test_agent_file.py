@@ -32,13 +32,16 @@ class Machine:
             path.mkdir()
         self.python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
         self.python.chmod(0o755)
+        # Else root's would be the machine's.
+        self.environ = {"XDG_CACHE_HOME": str(self.home / ".cache")}
 
     def type(self, command: str, *, typed: str = "") -> str:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.home,
             env={
-                **{name: value for name, value in inherited_environment().items() if not name.startswith("XDG_")},
+                **inherited_environment(),
+                **self.environ,
                 "HOME": str(self.home),
                 "PATH": f"{self.python.parent}:{os.environ['PATH']}",
             },
@@ -87,7 +90,9 @@ def test_one_file_and_four_commands_connect_a_machine(
     program, file, what = run.split()
     assert (program, what) == ("python3", "run")
     flags = ["--task-python", sys.executable]  # the one of the page has no Airflow
-    started.append(Agent(folder=machine.home, url=None, flags=flags, environ={}, program=[machine.python, file]))
+    started.append(
+        Agent(folder=machine.home, url=None, flags=flags, environ=machine.environ, program=[machine.python, file])
+    )
     expect(page.get_by_text(f"{NAME} is connected")).to_be_visible(timeout=30_000)
     (job,) = site.enqueue({"result": "success"})
     site.until(lambda: site.states()[job] == "success")
