@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agent.jobs import Job, Key, Spool
+from agent.jobs import Job, Key
+from agent.spool import Spool
 
 
 class Held:

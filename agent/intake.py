@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from agent.client import ApiError, Client
 from agent.gate import Gate
 from agent.held import Held
-from agent.jobs import Job, Key, Spool
+from agent.jobs import Job, Key
 from agent.orders import Orders
 from agent.retry import Backoff
+from agent.spool import Spool
 
 log = logging.getLogger("agent.intake")
 

@@ -23,7 +23,7 @@ from agent.heartbeat import Heartbeat
 from agent.held import Held
 from agent.intake import Intake
 from agent.job_watch import JobWatch
-from agent.jobs import Found, Job, Key, Spool
+from agent.jobs import Found, Job, Key
 from agent.local_answers import answer as answer_locally
 from agent.local_control import LocalControl
 from agent.log_shipper import LogShipper
@@ -33,6 +33,7 @@ from agent.pages import Pages
 from agent.registration import Registration, is_known
 from agent.reporter import Reporter
 from agent.runners import kinds_on_this_machine, make_runners
+from agent.spool import Spool
 from agent.status import status
 from agent.systemd import Notifier, Watchdog, in_words
 from agent.thresholds import make_thresholds

@@ -13,7 +13,8 @@ from agent import config, sysinfo
 from agent.client import Client
 from agent.doctor.examination import Examination, Finding, failed, ok, warning
 from agent.errors import AgentError, BadToken, WrongUrl
-from agent.jobs import PROBE_BYTES, ROOM_BYTES, ROOM_SHARE, try_lock
+from agent.jobs import try_lock
+from agent.spool import PROBE_BYTES, ROOM_BYTES, ROOM_SHARE
 from agent.transport import Transport
 
 #: Opens nothing: stands in for a token that cannot be used, so that all else can be looked at.

@@ -11,7 +11,8 @@ import pytest
 
 from agent.client import ApiError, Contact
 from agent.held import Held
-from agent.jobs import Job, Spool
+from agent.jobs import Job
+from agent.spool import Spool
 
 SETTINGS = {"execution_api_url": "http://airflow/", "patience_seconds": 240, "hostname": "edge-1", "boot_id": "boot-1"}
 

@@ -18,8 +18,9 @@ from agent import processes, runner
 from agent.gate import Gate
 from agent.held import Held
 from agent.intake import Intake
-from agent.jobs import RESULT_BYTES, Job, read_json
+from agent.jobs import Job, read_json
 from agent.orders import Orders
+from agent.spool import RESULT_BYTES
 from tests.unit.agent.conftest import SETTINGS, Plane
 
 Add = Callable[..., Job]

@@ -13,7 +13,8 @@ import pytest
 from agent import jobs, state_dir
 from agent.errors import BadStateDir
 from agent.held import Held
-from agent.jobs import Found, Job, Spool
+from agent.jobs import Found, Job
+from agent.spool import Spool
 from tests.unit.agent.conftest import write_log
 
 Add = Callable[..., Job]
@@ -99,7 +100,7 @@ def test_a_disk_that_is_full_keeps_no_half_job(add_job: Add, held: Held, monkeyp
     def full(path: Path, content: bytes, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jobs, "write", full)
+    monkeypatch.setattr("agent.spool.write", full)
     with pytest.raises(OSError, match="No space"):
         add_job()
     assert list(held.spool.folder.iterdir()) == []
@@ -158,7 +159,7 @@ def test_an_agent_killed_while_it_forgets_a_job_leaves_nothing_to_start(
     job.mark_confirmed()
     with monkeypatch.context() as patch:
         patch.setattr(
-            "agent.jobs.shutil.rmtree", lambda path, ignore_errors: (path / "started").unlink(missing_ok=True)
+            "agent.spool.shutil.rmtree", lambda path, ignore_errors: (path / "started").unlink(missing_ok=True)
         )
         held.forget(job)
     assert not job.directory.exists()
