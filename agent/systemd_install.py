@@ -67,6 +67,7 @@ def service_of(flags: Mapping[str, Any], *, environ: Mapping[str, str]) -> Servi
     check_task_users(settings, account)
     # Said in the unit wherever it comes from: a service may have another home than a login.
     words = ["--config", given["config"]] if "config" in given else []
+    folder = folder_of(flags, environ=environ)
     return Service(
         name=name,
         command=(*launch.command(), "run", *words, "--state-dir", str(settings.state_dir)),
@@ -75,9 +76,11 @@ def service_of(flags: Mapping[str, Any], *, environ: Mapping[str, str]) -> Servi
         run_as=None if flags["user"] else account.name,
         environment_file=paths["environment_file"],
         variables={key: environ[key] for key in PROXY_VARIABLES if environ.get(key) and key not in variables},
+        # An upgrade by `sudo`, which drops them, must not take the only way out.
+        keeps_variables=(folder / f"{name}.env").exists(),
         working_directory=working_directory(),
         may_gain_privileges=flags["allow_sudo"],
-        folder=folder_of(flags, environ=environ),
+        folder=folder,
     )
 
 
@@ -152,10 +155,11 @@ def install(service: Service) -> list[str]:
     done = []
     try:
         service.folder.mkdir(parents=True, exist_ok=True)
-        service.variables_path.unlink(missing_ok=True)
         if service.variables:
             put(service.variables_path, variables_text(service), mode=0o600)
             done.append(f"wrote {', '.join(service.variables)} to {service.variables_path}")
+        elif service.keeps_variables:
+            done.append(f"kept {service.variables_path}, since this shell names no proxy")
         put(service.path, text(service), mode=0o644)
     except OSError as error:
         raise NoService(

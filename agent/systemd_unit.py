@@ -81,6 +81,8 @@ class Service:
     environment_file: Path | None = None
     #: Variables that the service needs and whoever installs it has, in a file of their own: they may hold a password.
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: The file is there already, and stays when there is nothing new for it.
+    keeps_variables: bool = False
     working_directory: Path | None = None
     #: Tasks may use sudo and other programs that gain privileges.
     may_gain_privileges: bool = False
@@ -105,7 +107,7 @@ def text(service: Service) -> str:
     lines = []
     if service.run_as is not None:
         lines.append(f"User={service.run_as}")
-    if service.variables:
+    if service.variables or service.keeps_variables:
         lines.append(f"EnvironmentFile={path_word(service.variables_path)}")
     if service.environment_file is not None:
         lines.append(f"EnvironmentFile={path_word(service.environment_file)}")

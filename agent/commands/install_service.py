@@ -26,7 +26,9 @@ its file, or in the file of --environment-file (EDGE_AGENT_TOKEN=..., mode 0600)
 
 Settings come from the enrolment, --config and --environment-file, and are checked before anything is written. Of your
 shell's variables, HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are kept for the service, in a file beside the unit
-that nobody else can read; no other one reaches it. Own changes go into a drop-in: `systemctl edit edgecontrol-agent`.
+that nobody else can read and that a shell without them leaves as it is; no other one reaches it.
+
+Own changes go into a drop-in: `systemctl edit edgecontrol-agent`.
 
 Give the command again after an upgrade or with other flags: it replaces its own unit, and refuses to touch another.
 """

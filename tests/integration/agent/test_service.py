@@ -228,8 +228,10 @@ def test_the_proxy_of_who_installs_it_is_the_services_too_and_its_password_nobod
     ]
     assert f"EnvironmentFile={variables}" in machine.unit.read_text()
     assert "testsecret" not in machine.unit.read_text()
-    assert machine.install().returncode == 0
-    assert not variables.exists()
-    machine.install(**proxies)
+    without = machine.install()  # as `sudo` does it
+    assert f"kept {variables}" in without.stdout
+    assert f"EnvironmentFile={variables}" in machine.unit.read_text()
+    assert machine.install(NO_PROXY="localhost").returncode == 0
+    assert variables.read_text().splitlines()[1:] == ['NO_PROXY="localhost"']
     assert machine.command("uninstall-service", "--user").returncode == 0
     assert not variables.exists()
