@@ -32,14 +32,17 @@ WAITING, RUNNING, STOPPING = "waiting", "running", "stopping"
 def status(worker: Worker) -> dict[str, Any]:
     """What the running agent is, does and holds. Asks nobody, waits for nobody; any thread may call it."""
     orders, held, contact = worker.orders, worker.held, worker.client.contact
-    jobs, now = held.all(), time.monotonic()
+    now = time.monotonic()
+    # One that has just started holds nothing yet, and what its predecessor held goes on.
+    found = [(job, state(job)) for job in held.all()] if worker.took_over else jobs_on_disk(worker.config.state_dir)
+    jobs = [job for job, _ in found]
     figures = worker.figures()
     reason = str(figures.pop("not_working", ""))
     return {
         "name": worker.name,
         "url": worker.config.url,
         "state_dir": str(worker.config.state_dir),
-        "state": orders.reported(jobs=len(held.active()), ready=worker.runner.ready),
+        "state": orders.reported(jobs=sum(job.result is None for job in jobs), ready=worker.runner.ready),
         "pid": os.getpid(),
         "registered": worker.registered,
         "since_seconds": round(now - worker.started_at, 1),
@@ -48,7 +51,7 @@ def status(worker: Worker) -> dict[str, Any]:
         "requested_by_name": orders.requested_by_name,
         "comment": orders.comment,
         "wish_untold": worker.wishes.next() is not None,
-        "jobs": [describe(job, state=state(job)) for job in jobs],
+        "jobs": [describe(job, state=word) for job, word in found],
         "slots": {"used": sum(job.slots for job in jobs if job.takes_slots), "of": held.concurrency},
         "not_working": contact.trouble if contact.silent or not worker.registered else reason,
         "versions": {

@@ -61,7 +61,7 @@ class Worker:
         #: What the machine is called, and the control plane's version, once that has said it.
         self.name, self.server_version = config.name or "", ""
         self.started_at = time.monotonic()
-        self.registered = False
+        self.registered = self.took_over = False
         self.wishes = Wishes(config.state_dir)
         self.orders = Orders(concurrency=config.concurrency, wishes=self.wishes)
         self.wishes.on_change = self.orders.wished
@@ -140,6 +140,7 @@ class Worker:
     def _live(self) -> None:
         self.runner.connect()
         lost = self._take_over()
+        self.took_over = True
         answer = self._register(without=lost)
         if answer is None:
             return self._stop_unregistered() if len(self._signals) > 1 else self._leave()

@@ -24,8 +24,8 @@ Takes this machine out of service, or back: with `on` it finishes the jobs that 
 
 It holds at once, also while the control plane is away, which hears of it as soon as it answers. Operators see it, with
 the comment, and may end it as you may end theirs: the last wish wins. It outlasts a restart of the agent and of the
-machine. Without a running agent the wish is kept for its next start. Give the command as the user that the agent runs
-as, or as root.
+machine. Give the command as the user that the agent runs as, or as root. Without a running agent the wish is kept for
+its next start; root cannot leave one for another user then.
 """
 EPILOG = """\
 The exit code is 0 when the wish holds (with --wait: when no job runs any more), 17 when somebody wanted something else
