@@ -97,6 +97,14 @@ class Agent:
     def fork_server(self) -> psutil.Process:
         return min(self.runners(), key=lambda process: process.create_time())
 
+    def fork_servers(self) -> set[int]:
+        """Process numbers, without those of what they have forked."""
+        runners = self.runners()
+        numbers = {process.pid for process in runners}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return {process.pid for process in runners if process.ppid() not in numbers}
+        return self.fork_servers()  # one has ended meanwhile
+
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 

@@ -333,10 +333,10 @@ def test_a_drained_agent_may_be_started_again_while_its_runner_still_ends(
     plane.wait_for(lambda: slow.state == "success")
     plane.wait_for(lambda: not old.is_running())
     agent.kill()
-    runners = {process.pid for process in agent.runners()}
+    runners = agent.fork_servers()
     agent = start_agent()
     plane.wait_for(lambda: len(plane.registrations) == 3)
     last = plane.add()
     plane.wait_for(lambda: last.state == "success")
-    assert {process.pid for process in agent.runners()} == runners
+    assert agent.fork_servers() == runners
     assert_right([slow, quick, last], agent)

@@ -78,7 +78,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     """Ask again until it holds: the other side is a process of its own."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        with contextlib.suppress(requests.ConnectionError, psycopg.Error):
+        with contextlib.suppress(requests.RequestException, psycopg.Error):
             if found := condition():
                 return found
         threading.Event().wait(0.05)

@@ -122,7 +122,7 @@ def test_whoever_serves_a_queue_looks_again_and_nobody_else(heard: Callable[[], 
 
     def poll(number: int, queues: list[str] | None) -> Poll:
         worker = Worker(pk=number, name=str(number), queues=queues, team_name="")
-        parked = Poll(own, worker=worker, free_slots=0)
+        parked = Poll(own, worker=worker, free_slots=0, runs=lambda queue: True)
         own._polls[parked] = None
         return parked
 

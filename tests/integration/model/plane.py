@@ -16,7 +16,7 @@ from jobs_app import agent_api, lifecycle, logs
 from jobs_app.lifecycle import Claim, Pair, Report
 from jobs_app.models import Job
 from jobs_app.states import ReportState
-from workers_app import registry
+from workers_app import registry, versions
 from workers_app.models import Worker
 from workers_app.registry import Introduction, SessionReplaced
 from workers_app.states import Reported
@@ -38,7 +38,7 @@ def register(*, worker_id: int, session: UUID, boot: str, concurrency: int, held
         rebooted = registry.register(worker=worker, introduction=introduction)
         if rebooted is not None:
             lifecycle.lose_unaccounted(worker_id=worker.pk, accounted_for=held, rebooted=rebooted)
-    return agent_api.orders(worker, held=_said(held))
+    return agent_api.orders(worker, held=_said(held), protocol=versions.PROTOCOL)
 
 
 def heartbeat(worker: Worker, *, concurrency: int, held: list[Pair]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def heartbeat(worker: Worker, *, concurrency: int, held: list[Pair]) -> dict[str
         concurrency=concurrency,
         sysinfo=None,
     )
-    return agent_api.orders(worker, held=_said(held))
+    return agent_api.orders(worker, held=_said(held), protocol=versions.PROTOCOL)
 
 
 def claim(worker: Worker, *, claim_id: UUID, free_slots: int, revision: int) -> Claim:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import ssl
 from typing import Any
 
 import pytest
@@ -235,13 +237,25 @@ def test_errors_of_the_task_are_passed_on() -> None:
     ("error", "state"),
     [
         (OSError(errno.ENOSPC, "no space"), "not_started"),
-        (OSError(errno.ENOENT, "no file"), "failed"),
+        (OSError(errno.ENOENT, "no file"), "not_started"),
+        (PermissionError(errno.EACCES, "another user's key"), "not_started"),
+        (ssl.SSLError("half a certificate"), "not_started"),
         (Stopped(), "not_started"),
         (ValueError("no workload"), "failed"),
     ],
 )
 def test_faults_before_the_start(error: BaseException, state: str) -> None:
     assert Airflow("ok").outcome(exit_code=None, error=error)[0] == state
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_fault_of_the_machine_after_airflow_was_asked_is_not_given_back(answered: bool) -> None:
+    """Airflow may have heard of the start: it would refuse another, or run the task twice."""
+    error = PermissionError(errno.EACCES, "another user's key")
+    airflow = Airflow("ok" if answered else error)
+    with contextlib.suppress(PermissionError):
+        airflow.call(START)
+    assert airflow.outcome(exit_code=None, error=error)[0] == "failed"
 
 
 @pytest.mark.parametrize("path", ["../workload.json", "/etc/passwd", "a/../../../x", ".."])
