@@ -17,7 +17,7 @@ import psutil
 GIGABYTE = 1024**3
 #: What the processor did is averaged over at least this, so that the agent's own looks at it do not show.
 WINDOW_SECONDS = 30.0
-FIRST_SECONDS = 0.2
+FIRST_SECONDS = 0.1
 #: The processor's share is told in steps of this many percent.
 CPU_STEP = 5
 
