@@ -63,7 +63,8 @@ REHEARSAL_SECONDS = 60.0
 NOT_SHARED = ("numpy.random", "torch", "tensorflow", "jax", "grpc")
 #: What a task has written is read in less time than this; after that its sockets are held by what it left behind.
 LEFTOVER_SECONDS = 0.2
-#: Local faults that pass: the start is given back instead of burning one of Airflow's retries.
+#: Local faults that pass: also when they come while Airflow is asked, the start is given back instead of burning one of
+#: Airflow's retries.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
 
@@ -188,6 +189,7 @@ class Delivery:
         self.sleep = sleep
         self.last_contact = clock()
         self.away = False
+        self.asked = False  # Airflow may have heard that this job starts
         self.started = False
         self.identity = ""  # the body of a heartbeat: whose start Airflow accepted
         self.accepted = ""  # the final state that Airflow took
@@ -208,6 +210,7 @@ class Delivery:
         kind = kind_of_call(method, url)
         if kind == "start":
             self.on_start()
+            self.asked = True
         tries = 0
         while True:
             tries += 1
@@ -336,7 +339,9 @@ def outcome(*, delivery: Delivery, exit_code: int | None, error: BaseException |
         state, reason = "refused", delivery.refused
     elif not delivery.started and delivery.unstarted:
         state, reason = "not_started", delivery.unstarted
-    elif not delivery.started and isinstance(error, OSError) and error.errno in PASSING_ERRORS:
+    elif isinstance(error, OSError) and (
+        not delivery.asked or (not delivery.started and error.errno in PASSING_ERRORS)
+    ):
         state, reason = "not_started", f"this machine could not start it: {error}"
     elif isinstance(error, Stopped):
         state, reason = ("failed" if delivery.started else "not_started"), "stopped by the agent"
@@ -691,6 +696,7 @@ def supervise(directory: Path) -> int:
         newest = newest_import()
         set_up_airflow(directory=directory, hostname=job["hostname"], since=newest)
         client = airflow_client(server=job["execution_api_url"], token=workload["token"], delivery=delivery)
+        delivery.asked = job["kind"] != "ExecuteTask"  # the start of these is no call
         exit_code = run_workload(workload=workload, client=client)
         note_imports(directory, since=newest)
         if job["kind"] != "ExecuteTask" and exit_code == 0:
