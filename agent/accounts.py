@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,35 @@ def account_of(name: str | None, *, setting: str) -> Account | None:
 
 def check_reach(account: Account, folder: Path) -> None:
     """Raise BadConfig unless this user gets to the folder, whose own mode lets it pass."""
-    command = ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]
-    try:
-        reached = subprocess.run(command, capture_output=True, timeout=30, check=False, **account.how_to_start())
-    except (OSError, subprocess.SubprocessError) as error:
-        raise BadConfig(f"this agent cannot start anything as {account.name!r}: {error}") from None
-    if reached.returncode != 0:
+    if _first_without(account, 'cd "$1"', [str(folder)]):
         raise BadConfig(
             f"{account.name!r}, as whom tasks are to run, cannot reach the state directory {folder}: choose one with "
             "--state-dir, such as /var/lib/edgecontrol-agent, all of whose parents others may pass (mode 0711 or 0755)"
         )
+
+
+def check_files(account: Account, files: Collection[str]) -> None:
+    """Raise BadConfig unless this user can read these files, without which none of its tasks reaches Airflow."""
+    if unread := _first_without(account, '[ -r "$1" ]', files):
+        raise BadConfig(
+            f"{account.name!r}, as whom tasks are to run, cannot read {unread}, which their calls to Airflow need: let "
+            f"its group read it (`chgrp {account.gid} {unread}`, `chmod 0640 {unread}`) and others pass its folders, "
+            "or give tasks files of their own in [environment] (AIRFLOW__API__SSL_CA_FILE, "
+            "AIRFLOW__API__CLIENT_SSL_CERT and AIRFLOW__API__CLIENT_SSL_KEY)"
+        )
+
+
+def _first_without(account: Account, condition: str, paths: Collection[str]) -> str:
+    """The first of the paths for which this is not so when that user looks; empty when it is so for all of them."""
+    script = f'while [ $# -gt 0 ]; do {condition} || {{ printf %s "$1"; exit 0; }}; shift; done'
+    command = ["/bin/sh", "-c", script, "sh", *paths]
+    # Without the agent's environment, which has its token: whatever runs as that user can look into this process.
+    how: dict[str, Any] = {**account.how_to_start(), "env": {}, "stdin": subprocess.DEVNULL, "capture_output": True}
+    try:
+        looked = subprocess.run(command, timeout=30, check=True, **how)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BadConfig(f"this agent cannot start anything as {account.name!r}: {error}") from None
+    return os.fsdecode(looked.stdout)
 
 
 def _capabilities() -> int:

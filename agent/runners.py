@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import transport
-from agent.accounts import Account, check_reach
+from agent.accounts import Account, check_files, check_reach
 from agent.config import Config
 from agent.errors import AgentError, BadStateDir, NoAirflow
 from agent.jobs import Job
@@ -242,9 +242,12 @@ class Runners:
 
 
 def make_runners(kinds: list[TaskKind], *, task_start: str, state_dir: Path, environ: Mapping[str, str]) -> Runners:
-    """One runner for each kind. Raises BadConfig for a user that cannot reach the state directory."""
+    """One runner for each kind. Raises BadConfig for a user that cannot reach what its tasks need."""
     for account in {kind.account for kind in kinds if kind.account is not None}:
         check_reach(account, state_dir)
+    for kind in kinds:
+        if kind.account is not None:
+            check_files(kind.account, kind.certificates(environ))
     seats = [
         Seat(kind, make_runner(task_start=task_start, kind=kind, state_dir=state_dir, environ=environ))
         for kind in kinds

@@ -40,6 +40,18 @@ SERVERS_PREFIXES = (
     "AIRFLOW__API__SECRET_KEY",
     "AIRFLOW__CORE__FERNET_KEY",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    "AIRFLOW__WEBSERVER__SECRET_KEY",
+    "AIRFLOW__CELERY__BROKER_URL",
+    "AIRFLOW__CELERY__RESULT_BACKEND",
+    # The executor's, which hands out all jobs: its database among them.
+    "AIRFLOW__EDGECONTROL__",
+)
+#: Files that Airflow's client reads before a task's first call.
+CERTIFICATES = (
+    "AIRFLOW__API__SSL_CA_FILE",
+    "AIRFLOW__API__SSL_CERT",
+    "AIRFLOW__API__CLIENT_SSL_CERT",
+    "AIRFLOW__API__CLIENT_SSL_KEY",
 )
 
 
@@ -62,6 +74,11 @@ class TaskKind:
         """What a task of this kind finds in its environment, when the agent's own is `environ`."""
         inherited = task_environment(environ)
         return {**(self.account.variables(inherited) if self.account else inherited), **self.given}
+
+    def certificates(self, environ: Mapping[str, str]) -> list[str]:
+        """The files that a task of this kind must be able to read for its calls to Airflow, as its environment says."""
+        found = self.environment(environ)
+        return list(dict.fromkeys(found[name] for name in CERTIFICATES if found.get(name)))
 
 
 class Served(NamedTuple):

@@ -20,6 +20,8 @@ import psutil
 import pydantic
 import pytest
 
+from agent import accounts
+from agent.errors import BadConfig
 from tests.integration.agent.conftest import STAND_IN, Agent
 from tests.integration.agent.control_plane import ControlPlane, FakeJob
 
@@ -472,6 +474,23 @@ def test_a_state_directory_that_the_user_cannot_reach(shared: Shared) -> None:
     agent = shared.start()
     assert agent.wait() == 2
     assert "cannot reach the state directory" in agent.stderr.splitlines()[-1]
+
+
+def test_certificates_that_the_user_cannot_read(shared: Shared) -> None:
+    key = shared.folder / "its key.pem"
+    key.touch(mode=0o600)
+    names = "AIRFLOW__API__CLIENT_SSL_KEY", "AIRFLOW__API__CLIENT_SSL_CERT"
+    shared.say(shared.config.read_text() + "[queues.press.environment]\n" + "".join(f'{n} = "{key}"\n' for n in names))
+    agent = shared.start()
+    assert agent.wait() == 2
+    assert f"'{USER}', as whom tasks are to run, cannot read {key}" in agent.stderr.splitlines()[-1]
+    user = accounts.account_of(USER, setting="task_user")
+    assert user is not None
+    with pytest.raises(BadConfig, match="cannot read"):
+        accounts.check_files(user, [str(shared.config), str(key)])
+    shutil.chown(key, group=user.gid)
+    key.chmod(0o640)
+    accounts.check_files(user, [str(shared.config), str(key)])
 
 
 def test_an_agent_that_may_not_become_another_user(shared: Shared) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,11 @@ def test_the_settings_of_a_queue_go_before_those_of_the_machine_and_these_before
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD",
         "AIRFLOW__API_AUTH__JWT_SECRET",
         "AIRFLOW__CORE__FERNET_KEY",
+        "AIRFLOW__EDGECONTROL__DATABASE_URL",
+        "AIRFLOW__EDGECONTROL__DATABASE_URL_CMD",
+        "AIRFLOW__CELERY__BROKER_URL",
+        "AIRFLOW__CELERY__RESULT_BACKEND_SECRET",
+        "AIRFLOW__WEBSERVER__SECRET_KEY",
     ],
 )
 def test_what_is_not_for_tasks_is_not_passed_on_but_where_the_settings_say_so(private: str) -> None:
@@ -84,6 +91,30 @@ def test_another_user_has_its_own_home_and_no_part_in_the_agents_session() -> No
         "SHELL": "/bin/bash",
         "LANG": "C",
     }
+
+
+@pytest.mark.parametrize("check", [accounts.check_reach, accounts.check_files])
+def test_what_looks_for_another_user_knows_nothing_of_the_agents(
+    check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever runs as that user could read it, and the token with it, in the environment of this process."""
+    given: list[dict[str, Any]] = []
+
+    def run(command: list[str], **how: Any) -> subprocess.CompletedProcess[bytes]:
+        given.append(how)
+        return subprocess.CompletedProcess(command, 0, stdout=b"", stderr=b"")
+
+    monkeypatch.setattr(accounts.subprocess, "run", run)
+    check(ACCOUNT, "/srv" if check is accounts.check_reach else ["/srv/key.pem"])
+    assert [(how["env"], how["user"]) for how in given] == [({}, 4242)]
+
+
+def test_the_certificates_of_a_task_are_those_that_its_environment_names() -> None:
+    environ = {"AIRFLOW__API__SSL_CA_FILE": "/etc/ca.pem", "AIRFLOW__API__CLIENT_SSL_CERT": "/etc/agent.pem"}
+    given = {"AIRFLOW__API__CLIENT_SSL_CERT": "/srv/both.pem", "AIRFLOW__API__CLIENT_SSL_KEY": "/srv/both.pem"}
+    kind = TaskKind(python="python", account=ACCOUNT, given=given)
+    assert kind.certificates(environ) == ["/etc/ca.pem", "/srv/both.pem"]
+    assert TaskKind(python="python", given={}).certificates({"LANG": "C"}) == []
 
 
 def test_the_agents_own_user_is_no_other() -> None:
