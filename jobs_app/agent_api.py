@@ -7,6 +7,7 @@ heartbeat stand here and not in `workers_app`, because both also compare what is
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -226,6 +227,11 @@ class WishSerializer(serializers.Serializer[Any]):
     comment = Reason(allow_blank=True)
     by = serializers.ChoiceField(choices=[RequestedBy.MACHINE.value, RequestedBy.AUTOMATIC.value])
     age_seconds = serializers.FloatField(required=False, min_value=0, help_text="How long ago somebody had it.")
+
+    def validate_age_seconds(self, value: float) -> float:
+        if math.isnan(value):  # as text; it passes every comparison
+            raise exceptions.ValidationError("not a number")
+        return value
 
     def run_validation(self, data: Any = serializers.empty) -> Any:
         try:

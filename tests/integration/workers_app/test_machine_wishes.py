@@ -131,6 +131,7 @@ def test_the_agent_obeys_at_once_by_the_rule_by_which_the_control_plane_decides(
         a_wish(by="operator"),
         a_wish(id="x"),
         a_wish(age_seconds=-1),
+        a_wish(age_seconds="NaN"),
         a_wish(comment={"a": 1}),
     ],
 )
