@@ -29,6 +29,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -292,7 +293,11 @@ class Job:
 
 def read_job(directory: Path) -> Job | None:
     """The job of a directory, or None when it is not a whole one. Raises OSError when that cannot be told now."""
-    facts = read_json(directory / "job.json") or {}
+
+    def read(name: str) -> dict[str, Any]:  # in a directory that tasks of the agent's own user can write to
+        return _object(lambda: read_inside(directory, name, most_bytes=MOST_BYTES, uid=None)) or {}
+
+    facts = read("job.json")
     try:
         job = Job(
             id=str(facts["id"]),
@@ -305,12 +310,13 @@ def read_job(directory: Path) -> Job | None:
             directory=directory,
             uid=None if facts.get("uid") is None else int(facts["uid"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     job.confirmed = (directory / "confirmed").exists()
     job.reported = (directory / "reported").exists()
-    with contextlib.suppress(OSError, TypeError, ValueError):  # else its log is shipped anew, which changes nothing
-        shipped = read_json(directory / "shipped") or {}
+    # Else its log is shipped anew, which changes nothing.
+    with contextlib.suppress(OSError, TypeError, ValueError, OverflowError):
+        shipped = read("shipped")
         job.shipped, job.log_done = int(shipped.get("size", 0)), bool(shipped.get("done", False))
     return job
 
@@ -351,9 +357,13 @@ def try_lock(handle: int) -> bool:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in the file; None when it is missing or broken. Raises OSError when it cannot be read now."""
+    return _object(path.read_bytes)
+
+
+def _object(read: Callable[[], bytes]) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        content = json.loads(read())
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

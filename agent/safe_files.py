@@ -5,15 +5,20 @@ An agent that is root would otherwise read out, or overwrite, whatever a task's 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path, PurePath
+from uuid import uuid4
 
 #: A link is refused, and a FIFO does not wait for its other end. Windows has neither.
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_DIRECTORY", 0)
 _BY_HANDLE = os.open in os.supports_dir_fd
+#: Each look removes what it finds; more than one is needed only where somebody still writes.
+_LOOKS = 3
 
 
 def relative_parts(name: str) -> tuple[str, ...]:
@@ -65,6 +70,57 @@ def unlink_inside(folder: Path, name: str) -> None:
         os.unlink(last, dir_fd=above)
     finally:
         os.close(above)
+
+
+def remove(folder: Path) -> None:
+    """Remove the folder with all that is in it, as far as that can be done. Never raises, and follows no link.
+
+    It may be nested deeper than Python recurses, a path may be long or descriptors are free.
+    """
+    with contextlib.suppress(OSError, RecursionError):
+        if not _BY_HANDLE:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        for _ in range(_LOOKS):
+            handle = os.open(folder, _FOLDER)
+            try:
+                _empty(handle)
+            finally:
+                os.close(handle)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+                return
+
+
+def _empty(top: int) -> None:
+    """Remove what is in an open folder. What lies deeper is first moved up into it: so two handles are enough."""
+    folders = _remove_files(top)
+    while folders:
+        name = folders.pop()
+        with contextlib.suppress(OSError):
+            handle = os.open(name, _FOLDER, dir_fd=top)
+            try:
+                for inner in _remove_files(handle):
+                    moved = f".{uuid4().hex}"
+                    with contextlib.suppress(OSError):
+                        os.rename(inner, moved, src_dir_fd=handle, dst_dir_fd=top)
+                        folders.append(moved)
+            finally:
+                os.close(handle)
+            os.rmdir(name, dir_fd=top)
+
+
+def _remove_files(folder: int) -> list[str]:
+    """Remove all but the folders from an open folder, and return the names of those."""
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=folder)
+    return folders
 
 
 def is_there(path: Path) -> bool:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from agent.accounts import Account
 from agent.jobs import PLACES, PLACES_MODE, Job, read_job, sync, write
+from agent.safe_files import remove
 
 log = logging.getLogger("agent.jobs")
 
@@ -63,7 +64,7 @@ class Spool:
         """What another user's task needs of its job, in a directory of that user."""
         self.places.mkdir(exist_ok=True)
         self.places.chmod(PLACES_MODE)
-        shutil.rmtree(self.places / name, ignore_errors=True)  # of a job that never came to be
+        remove(self.places / name)  # of a job that never came to be
         make_folder(self.places / name, files, account=account)
 
     def trouble(self) -> str:
@@ -88,15 +89,15 @@ class Spool:
         """All jobs that an earlier agent process held. What is not whole was never confirmed, and is removed."""
         for place in self.places.iterdir() if self.places.is_dir() else ():
             if not (self.folder / place.name).is_dir():
-                shutil.rmtree(place, ignore_errors=True)
+                remove(place)
         for directory in sorted(self.folder.iterdir()):
             try:
                 job = None if directory.name.startswith(".") else read_job(directory)
-            except OSError as error:
-                log.error("%s cannot be read and stays as it is: %s", directory, error.strerror or error)
+            except Exception as error:  # whatever a task has made of it, the agent starts
+                log.error("%s cannot be read and stays as it is: %s", directory, error)
                 continue
             if job is None:
-                shutil.rmtree(directory, ignore_errors=True)
+                remove(directory)
             else:
                 yield job
 
@@ -107,15 +108,15 @@ class Spool:
             job.directory.rename(removed)
         except OSError:
             removed = job.directory
-        shutil.rmtree(removed, ignore_errors=True)
+        remove(removed)
         if job.uid is not None:
-            shutil.rmtree(job.place, ignore_errors=True)  # follows no link, here as elsewhere
+            remove(job.place)
 
 
 def make_folder(folder: Path, files: dict[str, bytes], *, account: Account | None = None) -> None:
     """Make a private folder with these files, whole or not at all; with `account`, it belongs to that user then."""
     temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     temporary.mkdir(mode=0o700)
     try:
         for name, content in files.items():
@@ -126,5 +127,5 @@ def make_folder(folder: Path, files: dict[str, bytes], *, account: Account | Non
         temporary.rename(folder)
         sync(folder.parent)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         raise

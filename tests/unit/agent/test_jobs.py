@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,23 @@ def test_what_was_half_written_is_removed(held: Held) -> None:
     assert list(held.spool.folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [b"[" * 100_000, b"\xff", b'{"slots": Infinity}', b"x" * (2 << 20)],
+    ids=["nested", "no text", "endless", "large"],
+)
+def test_the_agent_starts_whatever_lies_in_its_spool(add_job: Add, held: Held, facts: bytes) -> None:
+    spoilt, job = add_job(), add_job()
+    if facts.startswith(b"{"):
+        facts = json.dumps(json.loads((spoilt.directory / "job.json").read_text()) | json.loads(facts)).encode()
+    (spoilt.directory / "job.json").write_bytes(facts)
+    (held.spool.folder / "a file").touch()
+    os.mkfifo(held.spool.folder / "a pipe")
+    (held.spool.folder / "of nobody").mkdir()
+    os.mkfifo(held.spool.folder / "of nobody/job.json")
+    assert [found.key for found in held.spool.load()] == [job.key]
+
+
 def test_a_disk_that_is_full_keeps_no_half_job(add_job: Add, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes, **more: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -158,16 +176,38 @@ def test_an_agent_killed_while_it_forgets_a_job_leaves_nothing_to_start(
     job = add_job()
     job.mark_confirmed()
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "agent.spool.shutil.rmtree", lambda path, ignore_errors: (path / "started").unlink(missing_ok=True)
-        )
+        patch.setattr("agent.spool.remove", lambda path: (path / "started").unlink(missing_ok=True))
         held.forget(job)
     assert not job.directory.exists()
     assert list(held.spool.load()) == []
     assert list(held.spool.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("shipped", ["[]", "x", '{"size": "x"}', '{"size": null}'])
+def nest(folder: Path, *, depth: int) -> None:
+    """Folders in folders, deeper than any path can name."""
+    handle = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("deeper", dir_fd=handle)
+        above, handle = handle, os.open("deeper", os.O_RDONLY, dir_fd=handle)
+        os.close(above)
+    os.close(os.open("a file", os.O_WRONLY | os.O_CREAT, dir_fd=handle))
+    os.close(handle)
+
+
+def test_folders_that_a_task_has_nested_keep_no_agent_from_forgetting_its_job_or_starting(
+    add_job: Add, held: Held
+) -> None:
+    ended, job = add_job(), add_job()
+    orphan = held.spool.folder / f".{ended.name}"
+    orphan.mkdir()
+    for folder in (ended.directory, orphan):
+        nest(folder, depth=3000)
+    held.forget(ended)
+    assert [found.key for found in held.spool.load()] == [job.key]
+    assert list(held.spool.folder.iterdir()) == [job.directory]
+
+
+@pytest.mark.parametrize("shipped", ['{"size": Infinity}', "[]", "x", '{"size": "x"}', '{"size": null}'])
 def test_a_log_position_that_cannot_be_read_begins_anew(add_job: Add, held: Held, shipped: str) -> None:
     (add_job().directory / "shipped").write_text(shipped)
     (again,) = held.spool.load()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.safe_files import open_inside, read_inside, relative_parts, unlink_inside
+from agent.safe_files import open_inside, read_inside, relative_parts, remove, unlink_inside
 
 
 @pytest.fixture
@@ -68,3 +68,36 @@ def test_what_is_too_large_is_not_read(folder: Path) -> None:
     (folder / "large").write_bytes(b"x" * 101)
     with pytest.raises(OSError, match="larger"):
         read(folder, "large")
+
+
+def test_a_folder_is_removed_with_all_that_is_in_it_and_nothing_that_its_links_lead_to(folder: Path) -> None:
+    outside = folder.parent / "kept"
+    outside.mkdir()
+    (outside / "file").touch()
+    (folder / "log/aside").symlink_to(outside)
+    (folder / "secret").symlink_to(folder.parent / "secret")
+    (folder / "secret too").hardlink_to(folder.parent / "secret")
+    for part in ("a/b/c", "a/b/d", "a/e"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "file").touch()
+    os.mkfifo(folder / "a/pipe")
+    remove(folder)
+    assert sorted(path.name for path in folder.parent.rglob("*")) == ["file", "kept", "secret"]
+    assert (folder.parent / "secret").read_text() == "of the agent"
+
+
+def test_what_cannot_be_removed_is_left_without_a_word(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove(folder / "never there")
+    remove(folder / "log/task.log")
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    remove(link)
+    assert (folder / "log/task.log").read_text() == "of the task"
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError("immutable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agent.safe_files.os.unlink", refuse)
+        remove(folder)
+    assert (folder / "log/task.log").exists() or list(folder.rglob("task.log"))
