@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ LOOK_SECONDS = 1.0
 START_SECONDS = 60.0
 #: For how long what was killed is waited for at one look; the next look waits for what is left.
 KILLED_WAIT_SECONDS = 1.0
+#: How many of the jobs that were turned away last are remembered.
+MOST_TURNED_AWAY = 1000
 MOST_REASON = 500
 #: What a result may say.
 RESULTS = frozenset({"success", "failed", "refused", "not_started"})
@@ -40,6 +43,7 @@ class JobWatch:
         self.boot_id = boot_id
         self.grace_seconds = grace_seconds
         self._looked_at = 0.0
+        self._turned_away: deque[str] = deque(maxlen=MOST_TURNED_AWAY)
 
     def step(self) -> float:
         """Follow the runners for up to a second, bring those back that are gone, then look at every job."""
@@ -57,7 +61,7 @@ class JobWatch:
         if job.ordered or job.result is not None or job.stopping_at is not None:
             return
         if reason := self.runner.why_not(job):
-            self._not_started(job, reason)
+            self._turn_away(job, reason)
             return
         if not self.runner.can_start(job.queue):
             return
@@ -159,7 +163,8 @@ class JobWatch:
             self.order(job)
             job.waiting_since = job.waiting_since or time.monotonic()
             if time.monotonic() - job.waiting_since > START_SECONDS:
-                self._not_started(job, "the task runner of its machine does not start it")
+                give_back = self._not_started if self.runner.can_start(job.queue) else self._turn_away
+                give_back(job, "the task runner of its machine does not start it")
 
     def _ask_to_stop(self, job: Job) -> None:
         supervisor = job.supervisor(boot_id=self.boot_id)
@@ -218,21 +223,34 @@ class JobWatch:
             log.error("cannot write the end of job %s down: %s", job.id, error)
         self._finish(job, result)
 
-    def _not_started(self, job: Job, reason: str) -> None:
-        """Give the job back, unless a process of it has begun after all: then the next look sees what becomes of it."""
+    def _turn_away(self, job: Job, reason: str) -> None:
+        """Give back what the runner of its queue cannot start; that hinders no other queue.
+
+        Unless it comes here again: whoever hands it out has not understood which queues are served, and is slowed down.
+        """
+        again = job.id in self._turned_away
+        self._turned_away.append(job.id)
+        self._not_started(job, reason, brakes=again)
+
+    def _not_started(self, job: Job, reason: str, *, brakes: bool = True) -> None:
+        """Give the job back, unless a process of it has begun after all: then the next look sees what becomes of it.
+
+        `brakes`: the machine takes no job of any queue for a while.
+        """
         if job.result is not None or not job.give_up_start():
             return
         result = {"state": "not_started", "reason": reason}
         with contextlib.suppress(OSError):
             job.finish(result)
-        self._finish(job, result)
+        self._finish(job, result, brakes=brakes)
 
-    def _finish(self, job: Job, result: dict[str, Any]) -> None:
+    def _finish(self, job: Job, result: dict[str, Any], *, brakes: bool = True) -> None:
         if job.stopped_because and result["state"] == "failed":
             reasons = (job.stopped_because, result.get("reason", ""))
             result = {**result, "reason": "; ".join(reason for reason in reasons if reason)}
         if result["state"] == "not_started":
-            self.gate.start_failed(f"the last start did not work: {result['reason']}")
+            if brakes:
+                self.gate.start_failed(f"the last start did not work: {result['reason']}")
         else:
             self.gate.start_worked()
         log.info("job %s attempt %d ended: %s %s", job.id, job.attempt, result["state"], result.get("reason", ""))

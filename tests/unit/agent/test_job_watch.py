@@ -241,6 +241,36 @@ def test_a_job_that_nobody_here_can_start_goes_back_with_the_reason(
     assert job.result == {"state": "not_started", "reason": "no Airflow in /opt/gpu"}
 
 
+@pytest.mark.parametrize("refusal", ["no Airflow in /opt/gpu", ""])
+def test_a_queue_whose_runner_cannot_start_closes_the_machine_for_no_other(
+    watch: JobWatch, runner: Runner, add_job: Add, refusal: str
+) -> None:
+    """Of two jobs at once neither; but what comes again is from a control plane that hands out all queues."""
+
+    def turn_away(job: Job) -> None:
+        job.waiting_since = time.monotonic() - START_SECONDS - 1
+        runner.ready, runner.refusal = False, refusal
+        watch.look_at_all()
+        runner.ready, runner.refusal = True, ""
+        assert job.result is not None
+
+    first, second = confirmed(add_job()), confirmed(add_job())
+    turn_away(first)
+    turn_away(second)
+    assert watch.gate.closed_because() == ""
+    turn_away(confirmed(add_job(id=first.id, attempt=2)))
+    assert "the last start did not work" in watch.gate.closed_because()
+
+
+def test_a_runner_that_works_and_does_not_start_a_job_closes_the_machine_for_a_while(
+    watch: JobWatch, add_job: Add
+) -> None:
+    job = confirmed(add_job())
+    job.waiting_since = time.monotonic() - START_SECONDS - 1
+    watch.look_at_all()
+    assert "does not start it" in watch.gate.closed_because()
+
+
 def test_a_runner_speaks_of_its_own_users_jobs_only(watch: JobWatch, runner: Runner, add_job: Add) -> None:
     job = confirmed(add_job())
     runner.said = [{"event": "unstarted", "job": job.name, "reason": "a lie", "uid": 4242}]
