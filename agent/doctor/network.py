@@ -98,11 +98,15 @@ def client_certificate(examination: Examination) -> Iterator[Finding]:
     if path is None:
         return
     key = examination.settings.client_key or path
+    # Tasks of other users read it too, by their group.
+    others = examination.settings.task_user or any(own.user for own in examination.settings.queue_settings.values())
     left = (not_after(path) - time.time()) / DAY
     if left <= 0:
         yield failed(name, f"{path} has expired {-left:.0f} days ago: have it renewed; the agent takes the new file")
-    elif os.name == "posix" and key.stat().st_mode & 0o077:
-        yield warning(name, f"{key}, which has its key, can be read by others: chmod 0600 {key}")
+    elif os.name == "posix" and key.stat().st_mode & (0o007 if others else 0o077):
+        yield warning(
+            name, f"{key}, which has its key, can be read by others: chmod {'0640' if others else '0600'} {key}"
+        )
     elif left < SOON_DAYS:
         yield warning(name, f"{path} expires in {left:.0f} days: have it renewed; the agent takes the new file")
     else:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
+from agent.accounts import check_files
 from agent.doctor.examination import Examination, Finding, Look, State, failed, ok, warning
 from agent.doctor.look import MARK
 from agent.errors import BadConfig
@@ -46,6 +47,8 @@ def look_into(kind: TaskKind, environ: Mapping[str, str]) -> tuple[Finding, dict
     name, label = "task interpreter", label_of(kind)
     options = kind.account.how_to_start() if kind.account is not None else {"cwd": "/"}
     try:
+        if kind.account is not None:
+            check_files(kind.account, kind.certificates(environ))
         answer = subprocess.run(
             [kind.python, "-", *PRELOAD],
             input=resources.files("agent.doctor").joinpath("look.py").read_bytes(),
@@ -55,6 +58,8 @@ def look_into(kind: TaskKind, environ: Mapping[str, str]) -> tuple[Finding, dict
             check=False,
             **options,
         )
+    except BadConfig as error:
+        return failed(name, f"{label}: {error}"), None
     except subprocess.TimeoutExpired:
         return failed(name, f"{label} did not import Airflow within {LOOK_SECONDS:.0f} s: see to its disk"), None
     except OSError as error:

@@ -274,6 +274,20 @@ def test_a_client_certificate_that_is_required(
     assert_warned(report, "client certificate", says="chmod 0600")
 
 
+def test_a_client_key_and_tasks_of_another_user(authority: Authority, examine: Examine) -> None:
+    """They read it too: as little as is needed is asked for, and whether it is enough is looked at as that user."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can run tasks as another user")
+    ours = authority.issue("press-7")
+    flags = ("--client-certificate", str(ours), "--task-user", "nobody")
+    ours.chmod(0o644)
+    assert_warned(examine(*flags, url="https://127.0.0.1:1"), "client certificate", says="chmod 0640")
+    ours.chmod(0o640)
+    report = examine(*flags, url="https://127.0.0.1:1")
+    assert report.line("client certificate").startswith("ok ")
+    assert_failed(report, "task interpreter", says=f"'nobody', as whom tasks are to run, cannot read {ours}")
+
+
 def test_a_client_certificate_that_has_expired(authority: Authority, examine: Examine) -> None:
     ours = authority.issue("press-7", days=(-9, -2))
     report = examine("--client-certificate", str(ours), url="https://127.0.0.1:1")
