@@ -229,7 +229,7 @@ class WishSerializer(serializers.Serializer[Any]):
     age_seconds = serializers.FloatField(required=False, min_value=0, help_text="How long ago somebody had it.")
 
     def validate_age_seconds(self, value: float) -> float:
-        if math.isnan(value):  # as text; it passes every comparison
+        if math.isnan(value):  # "NaN" passes every comparison, and only later REST frameworks (3.18 does) refuse it
             raise exceptions.ValidationError("not a number")
         return value
 
