@@ -28,6 +28,8 @@ log = logging.getLogger("agent.runner")
 
 ANSWER_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
+#: How long a runner is waited for that did not answer at the last try: other runners' jobs end meanwhile.
+SILENT_SECONDS = 1.0
 SOURCE = resources.files("agent").joinpath("runner.py")
 #: A socket's name may have 107 bytes on Linux and 103 on macOS.
 SOCKET_NAME_LIMIT = 100
@@ -105,7 +107,9 @@ class ForkRunner:
         self._folder = runner_folder(state_dir, kind)
         self._sockets = socket_folder(self._folder, kind)
         self._packages = self._look_at_packages()
+        self._code = SOURCE.read_bytes()  # once: the file may go, or become another version's, while the agent runs
         self._generation = ""
+        self._silent = False
         self._socket: socket.socket | None = None
         self._partial = b""
         #: Draining runners, with the part of a line that each has said.
@@ -141,11 +145,12 @@ class ForkRunner:
         connection = connect_to(self.socket_path, uid=self._uid) or self._spawn()
         connection.setblocking(False)
         self._socket, self._partial, self._ready = connection, b"", False
-        deadline = time.monotonic() + ANSWER_SECONDS
-        self.pid = 0
+        deadline = time.monotonic() + (SILENT_SECONDS if self._silent else ANSWER_SECONDS)
+        self.pid, self._silent = 0, False
         while not self.pid:
             self.events(timeout=0.2)
             if self._socket is None or time.monotonic() > deadline:
+                self._silent = self._socket is not None
                 raise RunnerAway(f"the task runner does not answer; see {self._log_file}")
 
     def start(self, directory: Path) -> None:
@@ -191,19 +196,21 @@ class ForkRunner:
         self._lose()
 
     def _ends_at(self, former: socket.socket) -> list[dict[str, Any]]:
-        """Which jobs have ended at a runner that drains."""
+        """Which jobs have ended at a runner that drains. One that talks nonsense is heard no more."""
         try:
             data = former.recv(65536)
+            *lines, partial = (self._former[former] + data).split(b"\n")
+            ended = [message for message in map(json.loads, lines) if message["event"] == "ended"]
         except BlockingIOError:
             return []
-        except OSError:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             data = b""
-        if not data:
+        if not data or len(partial) > MOST_BYTES:
             del self._former[former]
             former.close()
             return []
-        *lines, self._former[former] = (self._former[former] + data).split(b"\n")
-        return [message for message in map(json.loads, lines) if message["event"] == "ended"]
+        self._former[former] = partial
+        return ended
 
     def _take_state(self, state: dict[str, Any]) -> None:
         self.pid = state["pid"]
@@ -236,7 +243,7 @@ class ForkRunner:
     def _spawn(self) -> socket.socket:
         source = self._folder / f"runner-{self._generation}.py"
         try:
-            write(source, SOURCE.read_bytes())
+            write(source, self._code)
             if self._uid is not None:
                 source.chmod(0o644)
             self.socket_path.unlink(missing_ok=True)
@@ -278,7 +285,7 @@ class ForkRunner:
         return Packages(python=self._python, environ=self._environ, how_to_start=how_to_start(self._kind))
 
     def _name_generation(self) -> str:
-        facts = [__version__, self._python, SOURCE.read_bytes().decode(), self._packages.fingerprint()]
+        facts = [__version__, self._python, self._code.decode(), self._packages.fingerprint()]
         facts += [f"{key}={value}" for key, value in sorted(self._environ.items()) if key.startswith(READ_AT_IMPORT)]
         facts += [repr(self._kind.account), *(f"{key}={value}" for key, value in sorted(self._kind.given.items()))]
         return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:12]
@@ -322,9 +329,12 @@ def drain(sockets: Path, *, spare: Collection[Path], uid: int | None) -> list[so
     for path in sockets.glob("*.sock"):
         if path in spare:
             continue
-        connection = connect_to(path, uid=uid)
+        connection = None
+        with contextlib.suppress(OSError, BadStateDir):  # whatever that user has put there
+            connection = connect_to(path, uid=uid)
+            if connection is None:
+                path.unlink(missing_ok=True)
         if connection is None:
-            path.unlink(missing_ok=True)
             continue
         with contextlib.suppress(OSError):
             connection.sendall(b'{"op": "drain"}\n')
@@ -336,9 +346,10 @@ def drain_users(state_dir: Path, *, but: Collection[Path]) -> None:
     """Tell the runners of users as whom no task runs any more to end, by all folders of sockets but these."""
     own = state_dir / "runner"
     for sockets in {own, *state_dir.glob(f"{OF_USER}*/{SOCKETS}")} - set(but):
-        uid = None if sockets == own else sockets.stat().st_uid
-        for connection in drain(sockets, spare=(), uid=uid):
-            connection.close()
+        with contextlib.suppress(OSError):
+            uid = None if sockets == own else sockets.stat().st_uid
+            for connection in drain(sockets, spare=(), uid=uid):
+                connection.close()
 
 
 class FreshRunner:
@@ -350,6 +361,7 @@ class FreshRunner:
         self._kind = kind
         self._python = kind.python
         self._environ = kind.environment(environ)
+        self._code = SOURCE.read_bytes()
         self._source = runner_folder(state_dir, kind) / "runner.py"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._begun: list[dict[str, Any]] = []
@@ -375,7 +387,7 @@ class FreshRunner:
 
     def connect(self, *, spare: Collection[Path] = ()) -> None:
         try:
-            write(self._source, SOURCE.read_bytes())
+            write(self._source, self._code)
             self._source.chmod(0o644)
         except OSError as error:
             raise BadStateDir(f"cannot write {self._source}: {error.strerror}") from None

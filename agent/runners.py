@@ -16,7 +16,7 @@ from typing import Any
 from agent import transport
 from agent.accounts import Account, check_files, check_reach
 from agent.config import Config
-from agent.errors import AgentError, BadStateDir, NoAirflow
+from agent.errors import AgentError, NoAirflow
 from agent.jobs import Job
 from agent.retry import Backoff
 from agent.runner_link import Runner, RunnerAway, drain_users, make_runner, no_airflow
@@ -56,21 +56,30 @@ class Seat:
 
     @property
     def trouble(self) -> str:
-        return str(self.error or "")
+        return said_by(self.error)
 
     @property
     def hopeless(self) -> bool:
         """Whether its interpreter cannot run Airflow, and never could."""
         return isinstance(self.error, NoAirflow) and not self._worked
 
-    def reach(self, *, spare: Collection[Path]) -> None:
-        """Connect it, and pause before the next try, which comes when this one fails or the runner goes again."""
-        if self._unready and self.error is None:
-            self._note(RunnerAway(f"the task runner of {self.kind.python} ends before it is ready"))
+    def renew(self) -> bool:
+        """Look which generation is due, and pause before the next try; False when that cannot be told now."""
         self._retry_at = time.monotonic() + self._backoff.next_seconds()
         try:
+            self.runner.renew()
+        except Exception as error:  # whatever is wrong with this one, the others and all jobs go on
+            self.failed(error)
+            return False
+        return True
+
+    def reach(self, *, spare: Collection[Path]) -> None:
+        """Connect it. The next try comes when this one fails or the runner goes again."""
+        if self._unready and self.error is None:
+            self._note(RunnerAway(f"the task runner of {self.kind.python} ends before it is ready"))
+        try:
             self.runner.connect(spare=spare)
-        except (RunnerAway, NoAirflow, BadStateDir, OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:
             self.failed(error)
         else:
             self._unready = True
@@ -84,8 +93,8 @@ class Seat:
             self._retry_at = time.monotonic() + self._patience.next_seconds()
 
     def _note(self, error: Exception) -> None:
-        if str(error) != self.trouble:
-            log.error("%s%s", self.whose, error)
+        if said_by(error) != self.trouble:
+            log.error("%s%s", self.whose, said_by(error))
         self.error = error
 
     def look(self) -> bool:
@@ -104,6 +113,11 @@ class Seat:
         if not self.kind.queues:
             return ""
         return f"queue{'s' if len(self.kind.queues) > 1 else ''} {', '.join(self.kind.queues)}: "
+
+
+def said_by(error: Exception | None) -> str:
+    """The error's text, or its name where it has none; empty without one."""
+    return "" if error is None else str(error) or repr(error)
 
 
 class Runners:
@@ -172,10 +186,9 @@ class Runners:
     def mend(self) -> set[int | None]:
         """Reach those again that are gone, when their time has come. Returns the users whose runner is a new one."""
         due = [seat for seat in self._seats if seat.due]
-        for seat in due:
-            seat.runner.renew()
+        known = [seat for seat in due if seat.renew()]
         spare = [seat.runner.socket_path for seat in self._seats if seat.runner.socket_path is not None]
-        for seat in due:
+        for seat in known:
             seat.reach(spare=spare)
         return {seat.uid for seat in due}
 
@@ -235,7 +248,7 @@ class Runners:
     def _events_of(self, seat: Seat) -> list[dict[str, Any]]:
         try:
             said = seat.runner.events(timeout=0.0)
-        except (NoAirflow, ValueError, KeyError, TypeError, RecursionError) as error:
+        except Exception as error:
             seat.failed(error)
             return []
         return [{**event, "uid": seat.uid} for event in said if isinstance(event.get("event"), str)]

@@ -32,12 +32,14 @@ class Runner:
         self.socket_path: Path | None = None
         #: What comes of each try to connect; after the last one it works.
         self.connects = list(connects)
+        self.renews: list[Exception] = []
         self.tries = 0
         self.says: list[Any] = []
         self.started: list[Path] = []
 
     def renew(self) -> None:
-        pass
+        if self.renews:
+            raise self.renews.pop(0)
 
     def connect(self, *, spare: Collection[Path] = ()) -> None:
         self.tries += 1
@@ -196,6 +198,26 @@ def test_a_runner_that_cannot_be_reached_now_is_tried_again(
     assert usual.alive
 
 
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("no runner.py"), RecursionError("nested"), MemoryError(), AttributeError("replaced")]
+)
+@pytest.mark.parametrize("at", ["renew", "connect"])
+def test_whatever_goes_wrong_with_one_hinders_no_other_and_is_said_once(
+    tmp_path: Path, clock: list[float], caplog: pytest.LogCaptureFixture, error: Exception, at: str
+) -> None:
+    press, gpu = Runner(), Runner()
+    (press.renews if at == "renew" else press.connects).extend([error, error])
+    runners = together(tmp_path, usual=Runner(), press=press, gpu=gpu)
+    for _ in range(2):
+        assert 4242 in runners.mend()
+        clock[0] += 10
+    assert (gpu.tries, press.alive) == (1, False)
+    assert runners.not_served() == {"press": str(error) or repr(error)}
+    assert runners.mend() == {4242}
+    assert press.alive
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
 def test_a_runner_that_dies_before_it_is_ready_is_not_started_without_pauses(
     tmp_path: Path, clock: list[float]
 ) -> None:
@@ -212,7 +234,8 @@ def test_a_runner_that_dies_before_it_is_ready_is_not_started_without_pauses(
 
 
 @pytest.mark.parametrize(
-    "nonsense", [ValueError("no JSON"), KeyError("event"), TypeError("a list"), RecursionError("deep")]
+    "nonsense",
+    [ValueError("no JSON"), KeyError("event"), TypeError("a list"), RecursionError("deep"), OverflowError("infinite")],
 )
 def test_a_runner_that_talks_nonsense_hinders_no_other(tmp_path: Path, nonsense: Exception) -> None:
     usual, press = Runner(), Runner()
