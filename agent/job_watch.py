@@ -152,6 +152,8 @@ class JobWatch:
     def _look(self, job: Job, *, status: int | None = None) -> None:
         found = job.look()
         if found is Found.RUNNING:
+            with contextlib.suppress(OSError):  # it ends just now, or the next look tells
+                job.check_supervisor()
             self._escalate(job)
         elif found is Found.ENDED:
             self._ended(job)

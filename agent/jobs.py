@@ -28,6 +28,8 @@ import hashlib
 import json
 import logging
 import os
+import struct
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,7 +37,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from agent.processes import Supervisor, start_ticks
+from agent.processes import Supervisor, is_alive, start_ticks
 from agent.safe_files import is_there, open_inside, read_inside, relative_parts, unlink_inside
 
 try:
@@ -63,6 +65,8 @@ NOTED = "supervisor"
 #: Where other users' tasks run, beside the jobs; for them to pass, not to list.
 PLACES = "tasks"
 PLACES_MODE = 0o711
+#: Linux's `struct flock`: type, whence, start, length, process.
+_FLOCK = struct.Struct("@hhqqi0q")
 
 
 class Key(NamedTuple):
@@ -215,9 +219,29 @@ class Job:
     def note_supervisor(self, pid: int) -> None:
         """Keep its number where no task can change it. A full disk that forgets it leaves what `started` says."""
         if self.uid is not None and not (self.directory / NOTED).exists():
-            started = {"pid": pid, "ticks": start_ticks(pid), "started_at": time.time()}
-            with contextlib.suppress(OSError):
-                write(self.directory / NOTED, json.dumps(started).encode(), durable=False)
+            self._note(pid)
+
+    def check_supervisor(self) -> None:
+        """Once the noted process is gone while the job runs, note whom the kernel knows as the holder of its lock.
+
+        Of an order that went out twice, the process that was noted may be the one that did not get the lock. Raises
+        OSError when there is no lock to ask for.
+        """
+        if self.uid is None:
+            return
+        noted = read_json(self.directory / NOTED) or {}
+        pid = noted.get("pid")
+        if isinstance(pid, int) and is_alive(pid, ticks=noted.get("ticks")):
+            return
+        holder = holder_of(self.place / "lock", uid=self.uid)
+        if holder is not None:
+            self._note(holder)
+            self.asked_to_stop = False
+
+    def _note(self, pid: int) -> None:
+        started = {"pid": pid, "ticks": start_ticks(pid), "started_at": time.time()}
+        with contextlib.suppress(OSError):
+            write(self.directory / NOTED, json.dumps(started).encode(), durable=False)
 
     def was_asked(self) -> bool:
         """Whether Airflow may have heard of the start."""
@@ -277,17 +301,24 @@ class Job:
         with contextlib.suppress(OSError, ValueError):
             unlink_inside(self.place / "log", self.log_path or "task.log")
 
-    def log_digest(self) -> tuple[int, str]:
-        """Size and SHA-256 of the log as it is on disk; read again only after a change, however often one asks."""
+    def log_digest(self, *, most_bytes: int) -> tuple[int, str]:
+        """Size and SHA-256 of the log as it is on disk; read again only after a change, however often one asks.
+
+        A log of more bytes has no digest: a task can give its log any size, and others' reports wait meanwhile.
+        """
         digest, size = hashlib.sha256(), 0
         with contextlib.suppress(OSError, ValueError), self.open_log() as file:
-            changed_at = os.fstat(file.fileno()).st_mtime_ns
-            if self._digest is not None and self._digest[:2] == (os.fstat(file.fileno()).st_size, changed_at):
+            facts = os.fstat(file.fileno())
+            if self._digest is not None and self._digest[:2] == (facts.st_size, facts.st_mtime_ns):
                 return self._digest[0], self._digest[2]
+            if facts.st_size > most_bytes:
+                return facts.st_size, ""
             while block := file.read(1 << 20):
                 digest.update(block)
                 size += len(block)
-            self._digest = (size, changed_at, digest.hexdigest())
+                if size > most_bytes:  # it still grows
+                    return size, ""
+            self._digest = (size, facts.st_mtime_ns, digest.hexdigest())
         return size, digest.hexdigest()
 
 
@@ -337,6 +368,22 @@ def is_locked(path: Path, *, uid: int | None = None) -> bool:
         return not try_lock(handle)
     finally:
         os.close(handle)
+
+
+def holder_of(path: Path, *, uid: int) -> int | None:
+    """Which process holds the lock; None when none does, or where the kernel does not tell.
+
+    Raises OSError when there is no file of that user's.
+    """
+    if sys.platform != "linux" or fcntl is None:
+        return None
+    handle = open_inside(path.parent, path.name, os.O_RDWR, uid=uid)
+    try:
+        answer = fcntl.fcntl(handle, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    finally:
+        os.close(handle)
+    kind, _, _, _, pid = _FLOCK.unpack(answer)
+    return pid if kind != fcntl.F_UNLCK and pid > 0 else None
 
 
 def try_lock(handle: int) -> bool:

@@ -93,6 +93,16 @@ def _is_of(process: psutil.Process, uid: int | None) -> bool:
     return uid is None or bool(process.uids().real == uid)
 
 
+def is_alive(pid: int, *, ticks: int | None) -> bool:
+    """Whether the process that began then still lives; without `ticks`, any process of that number."""
+    if ticks is not None and start_ticks(pid) != ticks:
+        return False
+    try:
+        return _alive(psutil.Process(pid))
+    except psutil.Error:
+        return False
+
+
 def start_ticks(pid: int) -> int | None:
     """When the process began, in clock ticks since the start of the machine; None where that cannot be read."""
     try:

@@ -15,14 +15,18 @@ log = logging.getLogger("agent.reports")
 #: How long the final report waits for the rest of the log.
 FLUSH_SECONDS = 5.0
 REASON_CHARACTERS = 2000
+#: Of a larger log no digest is made, where the control plane does not say how much it keeps.
+MOST_LOG_BYTES = 1 << 28
 
 
 class Reporter:
     """Every ended job's final report, each repeated by itself so that a bad one holds up no other."""
 
-    def __init__(self, *, client: Client, held: Held) -> None:
+    def __init__(self, *, client: Client, held: Held, log_cap_bytes: int | None = None) -> None:
         self.client = client
         self.held = held
+        #: What the control plane keeps of a log; of more there is nothing to compare a digest with.
+        self._log_cap_bytes = log_cap_bytes or MOST_LOG_BYTES
 
     def step(self) -> float:
         """Send the reports that are due. Returns how long none can become due by itself."""
@@ -44,7 +48,7 @@ class Reporter:
     def _report(self, job: Job) -> None:
         """Send one report. Raises ApiError when nobody answers any more."""
         result = job.result or {}
-        size, digest = job.log_digest()
+        size, digest = job.log_digest(most_bytes=self._log_cap_bytes)
         trouble = job.log_trouble
         try:
             self.client.report(

@@ -236,7 +236,7 @@ class Worker:
         if self.wishes.next() is not None:
             self.orders.want_heartbeat()
         shipper = LogShipper(client=self.client, held=self.held, chunk_bytes=answer["log_chunk_bytes"])
-        reporter = Reporter(client=self.client, held=self.held)
+        reporter = Reporter(client=self.client, held=self.held, log_cap_bytes=answer.get("log_cap_bytes"))
         thresholds = make_thresholds(self.config, extended=self.extended, orders=self.orders, wishes=self.wishes)
         for name, step, backoff in (
             ("jobs", self.watch.step, None),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -71,17 +73,17 @@ def confirmed(job: Job) -> Job:
 
 
 @contextlib.contextmanager
-def lock(job: Job) -> Iterator[None]:
+def lock(job: Job) -> Iterator[subprocess.Popen[bytes]]:
     """Have another process lock the job, as its supervisor does."""
     script = (
         "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
         "print(flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", script, str(job.directory / "lock")]
+    command = [sys.executable, "-c", script, str(job.place / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        yield
+        yield process
 
 
 def test_a_job_is_ordered_once(watch: JobWatch, runner: Runner, add_job: Add) -> None:
@@ -276,6 +278,41 @@ def test_a_runner_speaks_of_its_own_users_jobs_only(watch: JobWatch, runner: Run
     runner.said = [{"event": "unstarted", "job": job.name, "reason": "a lie", "uid": 4242}]
     watch.step()
     assert job.result is None
+
+
+def of_another_user(job: Job) -> Job:
+    """As if the job's task ran as another user, whose number happens to be ours."""
+    job.uid = os.getuid()
+    job.place.mkdir(parents=True)
+    return job
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tasks run as another user on Linux only")
+def test_a_job_whose_order_went_out_twice_is_stopped_whichever_of_its_processes_got_the_lock(
+    watch: JobWatch, runner: Runner, add_job: Add
+) -> None:
+    job = of_another_user(confirmed(add_job()))
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other, lock(job) as holder:
+        runner.said = [{"event": "started", "job": job.name, "pid": other.pid, "uid": job.uid}]
+        watch.step()
+        watch.stop(job, gone=True)
+        assert other.wait(timeout=30) == -signal.SIGTERM
+        watch.look_at_all()
+        assert holder.wait(timeout=30) == -signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tasks run as another user on Linux only")
+def test_a_task_that_takes_a_lock_of_its_own_does_not_displace_its_supervisor(watch: JobWatch, add_job: Add) -> None:
+    job = of_another_user(confirmed(add_job()))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as noted:
+        job.note_supervisor(noted.pid)
+        with lock(job):
+            watch.look_at_all()
+        supervisor = job.supervisor(boot_id="boot-1")
+        assert supervisor is not None
+        assert supervisor.pid == noted.pid
+        noted.communicate(b"\n", timeout=30)
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"x", b'{"state": "paused"}'])

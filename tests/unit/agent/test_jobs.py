@@ -239,11 +239,30 @@ def test_the_digest_of_a_log_is_made_once_until_the_log_changes(add_job: Add, mo
     made: list[object] = []
     sha256 = jobs.hashlib.sha256
     monkeypatch.setattr(jobs.hashlib, "sha256", lambda: Counting(sha256(), made))
-    first = job.log_digest()
-    assert job.log_digest() == first
+    first = job.log_digest(most_bytes=6)
+    assert job.log_digest(most_bytes=6) == first
     assert len(made) == 1
     write_log(job, b"two")
-    assert job.log_digest() == (6, sha256(b"onetwo").hexdigest())
+    assert job.log_digest(most_bytes=6) == (6, sha256(b"onetwo").hexdigest())
+
+
+def test_a_log_of_any_size_holds_nobody_up(add_job: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = add_job()
+    write_log(job, b"one")
+    made: list[object] = []
+    sha256 = jobs.hashlib.sha256
+    monkeypatch.setattr(jobs.hashlib, "sha256", lambda: Counting(sha256(), made))
+    os.truncate(job.log_file, 1 << 40)
+    assert job.log_digest(most_bytes=1 << 20) == (1 << 40, "")
+    assert made == []
+
+
+def test_a_log_that_grows_while_it_is_read_holds_nobody_up(add_job: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = add_job()
+    write_log(job, b"x" * 10)
+    size = os.stat_result((0o100600, 1, 1, 1, os.getuid(), 0, 3, 0, 0, 0))
+    monkeypatch.setattr(jobs.os, "fstat", lambda handle: size)
+    assert job.log_digest(most_bytes=5) == (10, "")
 
 
 class Counting:

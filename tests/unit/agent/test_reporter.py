@@ -43,6 +43,21 @@ def test_a_report_says_what_the_runner_left(reporter: Reporter, plane: Plane, he
     assert held.all() == []
 
 
+def test_of_a_log_that_the_control_plane_does_not_keep_whole_only_the_size_is_told(
+    plane: Plane, held: Held, add_job: Add
+) -> None:
+    reporter = Reporter(client=plane, held=held, log_cap_bytes=3)  # type: ignore[arg-type]
+    for text in (b"abc", b"abcd"):
+        job = add_job()
+        write_log(job, text)
+        end(held, job)
+        reporter.step()
+    assert [(said["log_size"], said["log_sha256"]) for said in plane.said("report")] == [
+        (3, hashlib.sha256(b"abc").hexdigest()),
+        (4, ""),
+    ]
+
+
 def test_a_job_that_was_given_up_and_has_an_outcome_all_the_same_is_reported_and_forgotten(
     reporter: Reporter, plane: Plane, held: Held, add_job: Add
 ) -> None:
