@@ -192,9 +192,25 @@ class Worker:
         )
 
     def _start(self, answer: dict[str, Any]) -> None:
+        """Begin to work, as the answer to the registration says."""
         self._execution_api_url = answer["execution_api_url"]
         self.name, self.server_version = answer["name"], str(answer.get("server_version") or "")
         self.registered = True
+        self._make_parts(answer)
+        self.heartbeat.seed(self._figures)
+        self.heartbeat.obey(answer)
+        if self.wishes.next() is not None:
+            self.orders.want_heartbeat()
+        self._make_loops(answer)
+        for loop in self._loops.values():
+            loop.start()
+        unconfirmed = [job for job in self.held.active() if job.look() is Found.UNCONFIRMED]
+        threading.Thread(target=self.intake.confirm, args=(unconfirmed,), name="intake", daemon=True).start()
+        log.info("worker %s is registered at %s", answer["name"], self.config.url)
+        self._notifier.ready(f"{answer['name']} is registered")
+
+    def _make_parts(self, answer: dict[str, Any]) -> None:
+        """What asks, and what takes in; each with the numbers that the control plane gave."""
         self.intake = Intake(
             client=self.client,
             spool=self.spool,
@@ -231,10 +247,9 @@ class Worker:
             airflow_version=lambda: self.runner.airflow_version,
             wish=self.wishes.next,
         )
-        self.heartbeat.seed(self._figures)
-        self.heartbeat.obey(answer)
-        if self.wishes.next() is not None:
-            self.orders.want_heartbeat()
+
+    def _make_loops(self, answer: dict[str, Any]) -> None:
+        """A thread for each thing that goes on by itself."""
         shipper = LogShipper(client=self.client, held=self.held, chunk_bytes=answer["log_chunk_bytes"])
         reporter = Reporter(client=self.client, held=self.held, log_cap_bytes=answer.get("log_cap_bytes"))
         thresholds = make_thresholds(self.config, extended=self.extended, orders=self.orders, wishes=self.wishes)
@@ -256,12 +271,6 @@ class Worker:
         self.held.on_change = self.orders.on_change = self._changed
         self.claims.wake, self.claims.fatal = self._loops["claims"].wake, self._on_fatal
         self.extended.on_change = self._loops["heartbeat"].wake
-        for loop in self._loops.values():
-            loop.start()
-        unconfirmed = [job for job in self.held.active() if job.look() is Found.UNCONFIRMED]
-        threading.Thread(target=self.intake.confirm, args=(unconfirmed,), name="intake", daemon=True).start()
-        log.info("worker %s is registered at %s", answer["name"], self.config.url)
-        self._notifier.ready(f"{answer['name']} is registered")
 
     # --- life
 
