@@ -12,6 +12,8 @@ from agent.retry import Backoff
 #: than any answer is fresh, and a start that fails later is given back.
 FRESH_SECONDS = 10.0
 IDLE_FRESH_SECONDS = 150.0
+#: A reason goes into every heartbeat; what a job has to do with it may be of any length.
+REASON_CHARACTERS = 500
 
 
 class Gate:
@@ -67,7 +69,7 @@ class Gate:
         """A start did not work here: pause before the next, longer each time, and ask Airflow and the disk anew."""
         with self._lock:
             self._braked_until = time.monotonic() + self._brake.next_seconds()
-            self._brake_reason = reason
+            self._brake_reason = reason[:REASON_CHARACTERS]
             self._checked_at = float("-inf")
             self._disk_in_doubt = True
 

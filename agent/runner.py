@@ -66,6 +66,8 @@ LEFTOVER_SECONDS = 0.2
 #: Local faults that pass: also when they come while Airflow is asked, the start is given back instead of burning one of
 #: Airflow's retries.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+#: What the job itself wants and no machine can do, such as a log path that is too long.
+IMPOSSIBLE = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
 
 
 class Stopped(Exception):
@@ -340,9 +342,9 @@ def outcome(*, delivery: Delivery, exit_code: int | None, error: BaseException |
     elif not delivery.started and delivery.unstarted:
         state, reason = "not_started", delivery.unstarted
     elif isinstance(error, OSError) and (
-        not delivery.asked or (not delivery.started and error.errno in PASSING_ERRORS)
+        error.errno not in IMPOSSIBLE if not delivery.asked else not delivery.started and error.errno in PASSING_ERRORS
     ):
-        state, reason = "not_started", f"this machine could not start it: {error}"
+        state, reason = "not_started", f"this machine could not start it: {describe(error)}"
     elif isinstance(error, Stopped):
         state, reason = ("failed" if delivery.started else "not_started"), "stopped by the agent"
     elif delivery.withdrawn:

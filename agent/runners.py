@@ -17,6 +17,7 @@ from agent import transport
 from agent.accounts import Account, check_files, check_reach
 from agent.config import Config
 from agent.errors import AgentError, NoAirflow
+from agent.gate import REASON_CHARACTERS
 from agent.jobs import Job
 from agent.retry import Backoff
 from agent.runner_link import Runner, RunnerAway, drain_users, make_runner, no_airflow
@@ -156,8 +157,13 @@ class Runners:
 
         With `*`, also the queues that are served, each with an empty text.
         """
-        usual = self._seats[0].trouble
-        told = {queue: seat.trouble for seat in self._seats[1:] if usual or seat.trouble for queue in seat.kind.queues}
+        usual = self._seats[0].trouble[:REASON_CHARACTERS]
+        told = {
+            queue: seat.trouble[:REASON_CHARACTERS]
+            for seat in self._seats[1:]
+            if usual or seat.trouble
+            for queue in seat.kind.queues
+        }
         return {"*": usual, **told} if usual else told
 
     def why_not(self, job: Job) -> str:

@@ -88,9 +88,13 @@ class FaultSite(Site):
         known = "SELECT 1 FROM edgecontrol.worker WHERE session IS NOT NULL"
         self.until(lambda: len(self.rows(known)) == len(self.machines), seconds=90)
 
-    def went_on(self, *, seconds: float = 120) -> float:
-        """Wait until a job is claimed or ends from now on; return how many seconds that took."""
-        since, began = self.rows("SELECT now()")[0].now, time.monotonic()
+    def now(self) -> Any:
+        """By the clock of the database."""
+        return self.rows("SELECT now()")[0].now
+
+    def went_on(self, *, since: Any = None, seconds: float = 120) -> float:
+        """Wait until a job is claimed or ends from then on, or from now on; return how many seconds that took."""
+        since, began = since or self.now(), time.monotonic()
         moved = "SELECT 1 FROM edgecontrol.job WHERE claimed_at > %s OR finished_at > %s LIMIT 1"
         self.until(lambda: self.rows(moved, since, since), seconds=seconds)
         return time.monotonic() - began

@@ -242,6 +242,7 @@ def test_errors_of_the_task_are_passed_on() -> None:
         (ssl.SSLError("half a certificate"), "not_started"),
         (Stopped(), "not_started"),
         (ValueError("no workload"), "failed"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x" * 5000), "failed"),
     ],
 )
 def test_faults_before_the_start(error: BaseException, state: str) -> None:

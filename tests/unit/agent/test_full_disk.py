@@ -151,3 +151,9 @@ def test_a_process_is_known_again_whatever_the_clock_says(add_job: Add) -> None:
     assert supervisor is not None
     assert not processes._is_stranger(supervisor), "as after a clock was set forward by decades"
     assert processes._is_stranger(supervisor._replace(ticks=1))
+
+
+def test_a_reason_of_any_length_fits_into_a_heartbeat() -> None:
+    gate = Gate(runner_ready=lambda: True, execution_api=lambda: "")
+    gate.start_failed("a path " * 100_000)
+    assert len(gate.closed_because()) == 500
