@@ -127,6 +127,7 @@ def test_a_log_path_cannot_leave_the_job(plane: ControlPlane, start_agent: Start
     plane.wait_for(lambda: job.report)
     assert job.report is not None
     assert "leaves the job's directory" in job.report["reason"]
+    plane.wait_for(lambda: not list((agent.state_dir / "jobs").iterdir()))  # nothing moves any more
     assert not list(agent.folder.rglob("escaped.log"))
 
 
