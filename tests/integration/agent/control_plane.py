@@ -174,7 +174,7 @@ class ControlPlane:
             self.revision += 1
             self.changed.notify_all()
 
-    def wait_for(self, condition: Callable[[], Any], *, seconds: float = 20.0) -> Any:
+    def wait_for(self, condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
         """Wait until the condition holds; fails the test after the time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

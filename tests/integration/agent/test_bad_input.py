@@ -95,7 +95,7 @@ def test_a_newer_agent_with_the_same_token(plane: ControlPlane, start_agent: Sta
     assert_ends(agent, code=8, says="a newer agent")
     assert job.report is None
     assert agent.held() == []
-    plane.wait_for(lambda: not agent.runners(), seconds=5)
+    plane.wait_for(lambda: not agent.runners())
 
 
 def test_a_second_agent_on_the_same_state_directory(plane: ControlPlane, start_agent: Start) -> None:

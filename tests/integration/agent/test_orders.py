@@ -242,7 +242,7 @@ def test_a_slot_that_becomes_free_is_filled_at_once_although_a_poll_is_parked(
     second = plane.add()
     plane.wait_for(lambda: _parked_without_slots(plane))
     plane.wait_for(lambda: first.state == "success")
-    plane.wait_for(lambda: second.state == "success", seconds=5)
+    plane.wait_for(lambda: second.state == "success", seconds=20)
 
 
 def _parked_without_slots(plane: ControlPlane) -> int:

@@ -293,7 +293,7 @@ def test_a_log_that_is_never_accepted_harms_no_job(plane: ControlPlane, start_ag
     plane.fault = lambda path, number: Refusal(500, "broken") if path == "logs" else None
     start_agent()
     job = plane.add({"bytes": 1000})
-    plane.wait_for(lambda: job.state == "success", seconds=10)
+    plane.wait_for(lambda: job.state == "success")
     plane.fault = lambda path, number: None
     plane.wait_for(lambda: len(job.log) == 1000, seconds=40)
 

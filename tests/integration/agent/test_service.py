@@ -36,7 +36,7 @@ class Manager:
             return self._heard
 
     def wait_for(self, line: str, *, times: int = 1) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self.heard().count(line) < times:
             assert time.monotonic() < deadline, self._heard
             time.sleep(0.02)
