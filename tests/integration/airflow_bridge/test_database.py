@@ -147,18 +147,30 @@ def test_many_addresses_cost_no_more_than_one(postgres_url: str, relay: Relay) -
         pass
 
 
+def number_of(connections: Connections) -> int:
+    with connections.borrow() as connection:
+        return connection.fileno()
+
+
 def test_a_process_with_many_open_files_uses_its_connection_again(postgres_url: str, database: Database) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
     others = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
-    connections = Connections(postgres_url, limit=1)
+    low: list[Connections] = []
     try:
+        connections = Connections(postgres_url, limit=1)
+        # A thread of an earlier test may have closed a low descriptor since; such a connection takes it.
+        while (descriptor := number_of(connections)) <= 1023 and len(low) < 50:
+            low.append(connections)
+            connections = Connections(postgres_url, limit=1)
+        assert descriptor > 1023
         with connections.borrow() as first:
-            assert first.fileno() > 1023
+            pass
         with connections.borrow() as second:
             assert second is first
     finally:
-        connections.close()
+        for opened in (*low, connections):
+            opened.close()
         for descriptor in others:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -168,7 +180,8 @@ def test_an_idle_connection_that_the_server_ended_is_replaced(postgres_url: str,
     store = Store(postgres_url)
     store.held(dispatcher=DISPATCHER)
     database.execute(
-        "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE application_name = 'edgecontrol-airflow'"
+        "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'edgecontrol-airflow'"
     )
     assert store.held(dispatcher=DISPATCHER) == set()
     store.close()

@@ -141,7 +141,9 @@ def test_two_schedulers_writing_the_same_batch_at_once_insert_it_once(
 
 
 def wait_for_waiters(database: Database, number: int) -> None:
-    query = "SELECT count(*) AS waiters FROM pg_locks WHERE NOT granted AND relation = 'edgecontrol.job'::regclass"
+    query = """
+        SELECT count(*) AS waiters FROM pg_locks JOIN pg_database ON pg_database.oid = database
+        WHERE datname = current_database() AND NOT granted AND relation = 'edgecontrol.job'::regclass"""
     while database.execute(query).fetchone().waiters < number:  # type: ignore[union-attr]
         pass
 
@@ -371,7 +373,8 @@ def test_a_slow_statement_ends_at_the_deadline_and_the_store_goes_on(
 def test_a_connection_that_the_server_ended_is_replaced_unseen(store: Store, database: Database) -> None:
     store.held(dispatcher=DISPATCHER)
     ended = database.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'edgecontrol-airflow'"
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'edgecontrol-airflow'"
     )
     assert ended.fetchall()
     assert store.held(dispatcher=DISPATCHER) == set()
