@@ -102,7 +102,7 @@ class ForkRunner:
         self.pid = 0
         self._kind = kind
         self._python = kind.python
-        self._uid = kind.account.uid if kind.account is not None else None
+        self._uid = kind.uid
         self._environ = kind.environment(environ)
         self._folder = runner_folder(state_dir, kind)
         self._sockets = socket_folder(self._folder, kind)
@@ -260,7 +260,7 @@ class ForkRunner:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    **how_to_start(self._kind),
+                    **self._kind.how_to_start(),
                 )
             except OSError as error:
                 raise no_airflow(self._python, why_not_started(error, kind=self._kind)) from None
@@ -282,7 +282,7 @@ class ForkRunner:
         return self._folder / f"{self._generation}.log"
 
     def _look_at_packages(self) -> Packages:
-        return Packages(python=self._python, environ=self._environ, how_to_start=how_to_start(self._kind))
+        return Packages(python=self._python, environ=self._environ, how_to_start=self._kind.how_to_start())
 
     def _name_generation(self) -> str:
         facts = [__version__, self._python, self._code.decode(), self._packages.fingerprint()]
@@ -394,7 +394,7 @@ class FreshRunner:
         command = [self._python, str(self._source), "--probe"]
         how: dict[str, Any] = {"env": self._environ, "capture_output": True, "timeout": 60, "check": True}
         try:
-            answer = subprocess.run(command, **how, **how_to_start(self._kind))
+            answer = subprocess.run(command, **how, **self._kind.how_to_start())
             self.airflow_version = str(json.loads(answer.stdout)["airflow_version"])[:50]
         except OSError as error:
             raise no_airflow(self._python, why_not_started(error, kind=self._kind)) from None
@@ -407,7 +407,7 @@ class FreshRunner:
         command = [self._python, str(self._source), "--job", str(directory)]
         how: dict[str, Any] = {"env": self._environ, "stdin": subprocess.DEVNULL, "start_new_session": True}
         try:
-            process = subprocess.Popen(command, **how, **how_to_start(self._kind))
+            process = subprocess.Popen(command, **how, **self._kind.how_to_start())
         except OSError as error:
             raise RunnerAway(f"cannot start {self._python}: {error.strerror}") from None
         self._processes[directory.name] = process
@@ -433,10 +433,6 @@ def make_runner(*, task_start: str, kind: TaskKind, state_dir: Path, environ: Ma
     if task_start == "fork" and hasattr(os, "fork"):
         return ForkRunner(kind=kind, state_dir=state_dir, environ=environ)
     return FreshRunner(kind=kind, state_dir=state_dir, environ=environ)
-
-
-def how_to_start(kind: TaskKind) -> dict[str, Any]:
-    return kind.account.how_to_start() if kind.account is not None else {}
 
 
 def why_not_started(error: OSError, *, kind: TaskKind) -> str:

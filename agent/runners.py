@@ -47,10 +47,6 @@ class Seat:
         self._retry_at = 0.0
 
     @property
-    def uid(self) -> int | None:
-        return self.kind.account.uid if self.kind.account is not None else None
-
-    @property
     def due(self) -> bool:
         """Whether it is to be connected now."""
         return not self.runner.alive and time.monotonic() >= self._retry_at
@@ -169,7 +165,7 @@ class Runners:
     def why_not(self, job: Job) -> str:
         """Why nobody here can start the job for long; empty when that is not so."""
         seat = self._seat(job.queue)
-        if job.uid != seat.uid:  # what one user could write is not run as another
+        if job.uid != seat.kind.uid:  # what one user could write is not run as another
             return f"tasks of queue {job.queue} run as another user since the agent was restarted"
         return seat.trouble if seat.hopeless else ""
 
@@ -196,7 +192,7 @@ class Runners:
         spare = [seat.runner.socket_path for seat in self._seats if seat.runner.socket_path is not None]
         for seat in known:
             seat.reach(spare=spare)
-        return {seat.uid for seat in due}
+        return {seat.kind.uid for seat in due}
 
     def start(self, job: Job) -> None:
         """Order the start of a job. Raises RunnerAway when the order did not go out."""
@@ -257,7 +253,7 @@ class Runners:
         except Exception as error:
             seat.failed(error)
             return []
-        return [{**event, "uid": seat.uid} for event in said if isinstance(event.get("event"), str)]
+        return [{**event, "uid": seat.kind.uid} for event in said if isinstance(event.get("event"), str)]
 
 
 def make_runners(kinds: list[TaskKind], *, task_start: str, state_dir: Path, environ: Mapping[str, str]) -> Runners:

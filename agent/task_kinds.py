@@ -7,8 +7,8 @@ Airflow's servers may know. The settings come after that, and are passed as they
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from agent.accounts import Account, account_of
 from agent.config import Config
@@ -67,6 +67,15 @@ class TaskKind:
     #: Of queues with settings of their own; empty for all others.
     queues: tuple[str, ...] = ()
 
+    @property
+    def uid(self) -> int | None:
+        """Of the user that they run as; None is the agent's own."""
+        return self.account.uid if self.account is not None else None
+
+    def how_to_start(self) -> dict[str, Any]:
+        """What `subprocess` must be told, beside the environment, to start a process of this kind."""
+        return self.account.how_to_start() if self.account is not None else {}
+
     def is_like(self, other: TaskKind) -> bool:
         return (self.python, self.account, self.given) == (other.python, other.account, other.given)
 
@@ -112,10 +121,7 @@ def kinds_of(config: Config, *, variables: Mapping[str, str] | None = None) -> l
         kind = TaskKind(python=own.python or config.task_python, account=account, given={**common, **own.environment})
         same = next((number for number, other in enumerate(kinds) if kind.is_like(other)), None)
         if same is None:
-            kinds.append(TaskKind(python=kind.python, account=kind.account, given=kind.given, queues=(queue,)))
+            kinds.append(replace(kind, queues=(queue,)))
         elif same > 0:
-            other = kinds[same]
-            kinds[same] = TaskKind(
-                python=other.python, account=other.account, given=other.given, queues=(*other.queues, queue)
-            )
+            kinds[same] = replace(kinds[same], queues=(*kinds[same].queues, queue))
     return kinds

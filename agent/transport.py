@@ -226,7 +226,7 @@ class Transport:
     def __init__(
         self, *, ca_bundle: Path | None = None, client_certificate: Path | None = None, client_key: Path | None = None
     ) -> None:
-        self._certificates = Certificates(
+        self.certificates = Certificates(
             ca_bundle=ca_bundle, client_certificate=client_certificate, client_key=client_key
         )
 
@@ -240,14 +240,14 @@ class Transport:
 
     def check(self) -> None:
         """Raise BadConfig when the files that are named cannot be used."""
-        if self._certificates.given:
-            self._certificates.context()
+        if self.certificates.given:
+            self.certificates.context()
 
     def session(self) -> requests.Session:
         """A session for one thread at a time; its connections are kept open."""
         session = requests.Session()
         for scheme in ("http://", "https://"):
-            session.mount(scheme, Adapter(self._certificates))
+            session.mount(scheme, Adapter(self.certificates))
         return session
 
 

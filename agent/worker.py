@@ -427,9 +427,8 @@ class Worker:
     def _pause(self, seconds: float) -> bool:
         """Wait; True when a signal has come meanwhile."""
         if is_known(self.config.url, state_dir=self.config.state_dir):
-            self._notifier.ready(
-                "waits for the control plane"
-            )  # for hours if need be: a start that takes as long fails
+            # For hours if need be: a start that takes as long fails.
+            self._notifier.ready("waits for the control plane")
         self._attention.wait(seconds)
         return bool(self._signals)
 

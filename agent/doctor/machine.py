@@ -7,19 +7,16 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
-from agent import config, sysinfo
+from agent import config, state_dir, sysinfo
 from agent.client import Client
 from agent.doctor.examination import Examination, Finding, failed, ok, warning
-from agent.errors import AgentError, BadToken, WrongUrl
-from agent.jobs import try_lock
+from agent.errors import AgentError, BadStateDir, BadToken, WrongUrl
 from agent.spool import PROBE_BYTES, ROOM_BYTES, ROOM_SHARE
 from agent.transport import Transport
 
 #: Opens nothing: stands in for a token that cannot be used, so that all else can be looked at.
 NO_TOKEN = "ec_none_none"  # noqa: S105
-GIGABYTE = 1 << 30
 #: Where somebody other than the owner could read.
 OTHERS = 0o077
 
@@ -40,14 +37,13 @@ def settings(examination: Examination) -> Iterator[Finding]:
             return
         examination.bad_token = str(error)
     merged, _ = config.gather(flags=flags, environ=environ, home=home)
-    if "token_file" in merged:
-        examination.token_file = Path(merged["token_file"]).expanduser()
+    examination.token_file = config.path_of(merged, "token_file")
     examination.config = found
     examination.secrets.add(found.token)
     examination.client = Client(
         url=found.url, token=found.token, session=uuid.uuid4(), new_session=Transport.of(found).session
     )
-    file = flags.get("config") or environ.get("EDGE_AGENT_CONFIG")
+    file = config.settings_file(flags, environ)
     yield ok("settings", f"read{f' from {file}' if file else ''}: {found.url}, {found.concurrency} slots")
 
 
@@ -83,23 +79,18 @@ def state_directory(examination: Examination) -> Iterator[Finding]:
 
 
 def running_agent(examination: Examination) -> Iterator[Finding]:
-    """Whether an agent holds the lock of the state directory; looked at for an instant, as nobody else needs it."""
     try:
-        handle = os.open(examination.settings.state_dir / "agent.lock", os.O_RDWR)
-    except OSError:
-        yield ok("agent", "none has run here yet")
-        return
-    try:
-        free = try_lock(handle)
-    finally:
-        os.close(handle)
-    yield ok("agent", "none runs here now" if free else "one runs here, and goes on undisturbed")
+        runs = state_dir.in_use(examination.settings.state_dir)
+    except BadStateDir as error:
+        yield failed("agent", str(error))
+    else:
+        yield ok("agent", "one runs here, and goes on undisturbed" if runs else "none runs here now")
 
 
 def disk(examination: Examination) -> Iterator[Finding]:
     folder = examination.settings.state_dir
     usage = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists()))
-    left = f"{usage.free / GIGABYTE:.1f} GB of {usage.total / GIGABYTE:.1f} GB are free"
+    left = f"{usage.free / sysinfo.GIGABYTE:.1f} GB of {usage.total / sysinfo.GIGABYTE:.1f} GB are free"
     least = examination.settings.min_free_disk
     if usage.free < PROBE_BYTES:
         yield failed("disk", f"{left} at {folder}: make room, no job can be written down")

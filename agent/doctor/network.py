@@ -19,8 +19,8 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from agent.doctor.examination import Examination, Finding, Proxy, failed, ok, warning
 from agent.errors import BadConfig
-from agent.obstacles import describe, explain
-from agent.transport import Certificates
+from agent.obstacles import describe, explain, proxy_address
+from agent.transport import Transport
 
 CONNECT_SECONDS = 10.0
 DAY = 86400.0
@@ -44,11 +44,8 @@ def proxy(examination: Examination) -> Iterator[Finding]:
     address = examination.settings.url
     chosen = select_proxy(address, get_environ_proxies(address, no_proxy=None))
     if not chosen:
-        scheme = urlsplit(address).scheme
-        named = [
-            name for name in (f"{scheme}_proxy", "all_proxy") if os.environ.get(name) or os.environ.get(name.upper())
-        ]
-        yield ok("proxy", f"none: NO_PROXY takes the control plane past {named[0].upper()}" if named else "none")
+        named, _ = proxy_address(address, os.environ)
+        yield ok("proxy", f"none: NO_PROXY takes the control plane past {named.upper()}" if named else "none")
         return
     parts = urlsplit(chosen if "://" in chosen else f"http://{chosen}")
     examination.secrets |= {secret for secret in (parts.password, unquote(parts.password or "")) if secret}
@@ -91,7 +88,7 @@ def dns(examination: Examination) -> Iterator[Finding]:
 def client_certificate(examination: Examination) -> Iterator[Finding]:
     name, path = "client certificate", examination.settings.client_certificate
     try:
-        certificates(examination).context()
+        Transport.of(examination.settings).certificates.context()
     except BadConfig as error:
         yield failed("tls" if path is None or "CA bundle" in str(error) else name, str(error))
         return
@@ -127,7 +124,7 @@ def tls(examination: Examination) -> Iterator[Finding]:
 
 
 def look_at_certificate(examination: Examination, parts: SplitResult) -> Finding:
-    context = certificates(examination).context()
+    context = Transport.of(examination.settings).certificates.context()
     host, port, through = parts.hostname or "", port_of(parts), examination.proxy
     first = (through.host, through.port) if through is not None else (host, port)
     connection = http.client.HTTPSConnection(*first, timeout=CONNECT_SECONDS, context=context)
@@ -145,13 +142,6 @@ def look_at_certificate(examination: Examination, parts: SplitResult) -> Finding
             "tls", f"the certificate of {host} expires in {left:.0f} days: have it renewed at the control plane"
         )
     return ok("tls", f"the certificate of {host} is trusted, {left:.0f} days left")
-
-
-def certificates(examination: Examination) -> Certificates:
-    ours = examination.settings
-    return Certificates(
-        ca_bundle=ours.ca_bundle, client_certificate=ours.client_certificate, client_key=ours.client_key
-    )
 
 
 def credentials(through: Proxy) -> dict[str, str]:
