@@ -11,8 +11,9 @@ from airflow.utils.state import TaskInstanceState
 
 from airflow_bridge.executor import EdgeControlExecutor
 from airflow_bridge.outage import Outage
-from tests.integration.airflow_bridge import task_instances
+from tests.integration.airflow_bridge import rows, task_instances
 from tests.integration.airflow_bridge.rows import Database
+from tests.unit.airflow_bridge.builders import task
 
 FAILED, SUCCESS, QUEUED = TaskInstanceState.FAILED, TaskInstanceState.SUCCESS, TaskInstanceState.QUEUED
 
@@ -37,6 +38,22 @@ def queue(executor: EdgeControlExecutor, *workloads: Any, ti_state: str = "queue
         if workload.type == "ExecuteTask":
             task_instances.add(workload, state=ti_state)
         executor.queue_workload(workload, session=None)
+
+
+def stored_task(executor: EdgeControlExecutor) -> Any:
+    """A task whose job is stored and waits."""
+    workload = task()
+    queue(executor, workload)
+    turn(executor)
+    return workload
+
+
+def held_task(executor: EdgeControlExecutor, database: Database, *, worker: int) -> Any:
+    """A task whose job this worker has, as the executor knows."""
+    workload = stored_task(executor)
+    rows.hold(database, job_id(workload), worker=worker)
+    turn(executor)
+    return workload
 
 
 def job_id(workload: Any) -> UUID:

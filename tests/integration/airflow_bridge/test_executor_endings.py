@@ -14,9 +14,11 @@ from tests.integration.airflow_bridge.scheduling import (
     FAILED,
     SUCCESS,
     break_store,
+    held_task,
     job_id,
     let_time_pass,
     queue,
+    stored_task,
     turn,
 )
 from tests.unit.airflow_bridge.builders import callback, connection_test, task
@@ -25,11 +27,7 @@ from tests.unit.airflow_bridge.builders import callback, connection_test, task
 def test_an_accepted_success_is_told_once_and_marked_on_the_next_turn(
     executor: EdgeControlExecutor, database: Database, worker: int
 ) -> None:
-    workload = task()
-    queue(executor, workload)
-    turn(executor)
-    rows.hold(database, job_id(workload), worker=worker)
-    turn(executor)
+    workload = held_task(executor, database, worker=worker)
     rows.end(database, job_id(workload), state="success", outcome="success")
     assert turn(executor) == {workload.key: (SUCCESS, None)}
     assert rows.job(database, job_id(workload)).told_at is None
@@ -40,9 +38,7 @@ def test_an_accepted_success_is_told_once_and_marked_on_the_next_turn(
 
 
 def test_a_failure_in_doubt_is_told_until_airflow_has_acted(executor: EdgeControlExecutor, database: Database) -> None:
-    workload = task()
-    queue(executor, workload)
-    turn(executor)
+    workload = stored_task(executor)
     task_instances.change(workload, state="running", silence=1)
     rows.end(database, job_id(workload), state="failed", reason="result not delivered")
     assert turn(executor) == {workload.key: (FAILED, "result not delivered")}
@@ -59,11 +55,7 @@ def test_a_failure_in_doubt_is_told_until_airflow_has_acted(executor: EdgeContro
 def test_a_deferral_frees_the_slot_and_tells_nothing(
     executor: EdgeControlExecutor, database: Database, worker: int
 ) -> None:
-    workload = task()
-    queue(executor, workload)
-    turn(executor)
-    rows.hold(database, job_id(workload), worker=worker)
-    turn(executor)
+    workload = held_task(executor, database, worker=worker)
     assert executor.slots_occupied == 1
     rows.end(database, job_id(workload), state="success", outcome="deferred")
     assert turn(executor) == {}
@@ -99,9 +91,7 @@ def test_the_late_end_of_a_deferred_job_never_touches_the_resumed_one(
 def test_a_lost_job_is_told_only_when_its_task_is_silent_too(
     executor: EdgeControlExecutor, database: Database, worker: int
 ) -> None:
-    workload = task()
-    queue(executor, workload)
-    turn(executor)
+    workload = stored_task(executor)
     task_instances.change(workload, state="running", silence=5)
     rows.hold(database, job_id(workload), worker=worker)
     rows.end(database, job_id(workload), state="lost", reason="berlin-3 rebooted")
@@ -117,9 +107,7 @@ def test_a_lost_job_is_told_only_when_its_task_is_silent_too(
 def test_a_lost_job_whose_task_finished_after_all_is_not_told(
     executor: EdgeControlExecutor, database: Database
 ) -> None:
-    workload = task()
-    queue(executor, workload)
-    turn(executor)
+    workload = stored_task(executor)
     task_instances.change(workload, state="success")
     rows.end(database, job_id(workload), state="lost")
     assert turn(executor) == {}
@@ -130,9 +118,7 @@ def test_a_lost_job_whose_task_finished_after_all_is_not_told(
 def test_a_deleted_job_does_not_leave_its_task_waiting_for_ever(
     executor: EdgeControlExecutor, database: Database
 ) -> None:
-    workload = task()
-    queue(executor, workload)
-    turn(executor)
+    workload = stored_task(executor)
     database.execute("DELETE FROM edgecontrol.job")
     events = {**turn(executor), **turn(executor)}
     assert events == {workload.key: (FAILED, "its job was deleted")}
@@ -184,9 +170,7 @@ def test_as_many_tokens_are_renewed_as_have_to_be(executor: EdgeControlExecutor,
 def test_a_renewal_that_failed_is_made_up_for_at_once(
     executor: EdgeControlExecutor, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workload = task()
-    queue(executor, workload)
-    turn(executor)
+    workload = stored_task(executor)
     executor._ledger.renew(job_id(workload), at=0)
     with monkeypatch.context() as patch:
         break_store(patch, executor, "renew_tokens", StoreAway("gone"))

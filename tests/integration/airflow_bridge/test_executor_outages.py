@@ -18,6 +18,7 @@ from tests.integration.airflow_bridge.scheduling import (
     SUCCESS,
     as_orphan,
     break_store,
+    held_task,
     job_id,
     let_time_pass,
     queue,
@@ -154,11 +155,7 @@ def test_a_job_whose_task_airflow_gave_up_is_ours_no_more_and_revoked(
     executor: EdgeControlExecutor, database: Database, worker: int
 ) -> None:
     """As Airflow does after a task's heartbeats failed to come: it drops the event while `has_task` is true."""
-    workload = task()
-    queue(executor, workload)
-    turn(executor)
-    rows.hold(database, job_id(workload), worker=worker)
-    turn(executor)
+    workload = held_task(executor, database, worker=worker)
     executor.change_state(workload.key, FAILED)
     assert turn(executor) == {workload.key: (FAILED, None)}
     assert not executor.has_task(workload.ti)
@@ -170,11 +167,7 @@ def test_a_task_that_was_cleared_while_it_ran_is_scheduled_again_when_its_job_ha
     executor: EdgeControlExecutor, database: Database, worker: int, state: str
 ) -> None:
     """Airflow gives it a new id then, and waits for the executor in RESTARTING."""
-    workload = task()
-    queue(executor, workload)
-    turn(executor)
-    rows.hold(database, job_id(workload), worker=worker)
-    turn(executor)
+    workload = held_task(executor, database, worker=worker)
     task_instances.clear()
     cleared = task(job_id=job_id(workload))
     task_instances.add(cleared, state="restarting")
