@@ -5,12 +5,8 @@ No SQL stands here, and no exception of ours leaves it: the scheduler's loop has
 
 from __future__ import annotations
 
-import functools
-import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
@@ -21,14 +17,17 @@ from airflow.models.callback import CallbackKey
 from airflow.utils.state import CallbackState, TaskInstanceState
 
 from airflow_bridge import config, outbox, queueing
+from airflow_bridge.adoption import Adoption
 from airflow_bridge.containment import contained, nothing
-from airflow_bridge.database import NoConnection, StoreAway, StoreError
+from airflow_bridge.database import StoreAway
 from airflow_bridge.endings import Ending, Endings
 from airflow_bridge.ledger import Ledger, OpenJob
-from airflow_bridge.outage import Outage
-from airflow_bridge.states import FINAL, JobState
+from airflow_bridge.reconciliation import Reconciliation
+from airflow_bridge.states import JobState
 from airflow_bridge.store import NewJob, Store
 from airflow_bridge.task_instances import look_up, workloads_of
+from airflow_bridge.tokens import Tokens
+from airflow_bridge.turns import Turns
 from airflow_bridge.verdict import Verdict
 
 #: Rows in one statement.
@@ -38,20 +37,6 @@ BATCH = 500
 TURN_SECONDS = 3
 #: The same for the scheduler's end: the next one queues again what was not written.
 END_SECONDS = 10
-#: Open jobs compared with the table once a second, so that all are within a minute (or at this pace).
-CHECK_LIMIT = 500
-CHECK_ROUND_SECONDS = 60
-#: Jobs taken over in one statement.
-HAND_OVER_LIMIT = 1000
-#: Ended jobs of dispatchers that are gone are looked for this often. They are told when they ended that much more than
-#: the patience ago: a living dispatcher keeps none longer.
-OVERDUE_SECONDS = 60
-#: Tokens renewed in one statement, and what one turn may spend on them.
-RENEW_LIMIT = 250
-RENEW_SECONDS = 1.0
-#: How much of a token's life counts: who is given a job needs some of it to start it.
-TOKEN_SHARE = 0.9
-
 
 _HAND_OVER = "take over jobs of other schedulers"
 
@@ -73,35 +58,38 @@ class EdgeControlExecutor(BaseExecutor):
         self.config = config.read(self.conf)
         self.dispatcher = uuid4()
         self._store = Store(self.config.database_url)
-        self._outage = Outage()
         self._ledger = Ledger()
         self._endings = Endings(self._store, self._ledger, patience=self.config.outage_patience)
         self.running: set[Any] = set()
         self._buffered_at: dict[Any, float] = {}
         #: Buffered ones whose INSERT may have had its effect, by id.
         self._tried: set[UUID] = set()
-        #: Buffered ones that another scheduler had queued, and may write yet.
-        self._inherited: set[UUID] = set()
         #: Buffered ones that could not be stored while others could: each is a step of its own.
         self._set_apart: set[Any] = set()
         self._batch = BATCH
         self._held: set[UUID] = set()
         self._event_logs: list[Any] = []
-        #: Jobs of dead schedulers that could not be taken over yet, with their task instances.
-        self._hand_over: dict[UUID, UUID] = {}
         self._to_revoke: set[UUID] = set()
-        self._turn_ends = float("-inf")
-        self._next_watch = float("-inf")
-        self._due: deque[str] = deque()
+        self._turns = Turns(self._store, log=self.log, kept=lambda: len(self._buffered_at))
+        self._tokens = Tokens(self._store, self._ledger, mint=self._mint)
+        self._adoption = Adoption(
+            self._store,
+            self._ledger,
+            workloads_of=self._workloads_of,
+            queue_again=self._queue_again,
+            patience=self.config.outage_patience,
+        )
+        self._reconciliation = Reconciliation(
+            self._store, self._ledger, self._endings, queue_wait_limit=self.config.queue_wait_limit
+        )
         self._watches: dict[str, Callable[[], None]] = {
             "see what workers hold": self._watch_held,
             _HAND_OVER: self._take_over_late,
             "revoke what Airflow gave up": self._revoke,
-            "compare open jobs": self._check_open_jobs,
-            "renew tokens": self._renew_tokens,
-            "tell what others left": self._take_over_ended,
+            "compare open jobs": lambda: self._reconciliation.compare_with_table(dispatcher=self.dispatcher),
+            "renew tokens": lambda: self._tokens.renew(held=self._held, ends=self._turns.ends),
+            "tell what others left": lambda: self._adoption.take_over_ended(dispatcher=self.dispatcher),
         }
-        self._next_overdue = float("-inf")
 
     # What Airflow calls, in the order of a scheduler's life.
 
@@ -115,7 +103,7 @@ class EdgeControlExecutor(BaseExecutor):
 
     def heartbeat(self) -> None:
         """One turn of the scheduler's loop."""
-        self._turn_ends = time.monotonic() + TURN_SECONDS
+        self._turns.begin(seconds=TURN_SECONDS)
         super().heartbeat()
 
     def queue_workload(self, workload: Any, session: Any) -> None:
@@ -130,11 +118,11 @@ class EdgeControlExecutor(BaseExecutor):
     @contained(otherwise=nothing)
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
         batches = outbox.batches([w for w in workload_items if w.key not in self._set_apart], size=self._batch)
-        batches += [[w] for w in workload_items if w.key in self._set_apart and self._outage.may_try(w.key)]
+        batches += [[w] for w in workload_items if w.key in self._set_apart and self._turns.outage.may_try(w.key)]
         for number, batch in enumerate(batches):
-            if number and not self._time_is_left():
+            if number and not self._turns.time_is_left():
                 return
-            with self._reaching_store("store new jobs") as reachable:
+            with self._turns.reaching_store("store new jobs") as reachable:
                 if not reachable:
                     return
                 if jobs := [job for workload in batch if (job := self._job_of(workload))]:
@@ -143,14 +131,14 @@ class EdgeControlExecutor(BaseExecutor):
     @contained(otherwise=nothing)
     def sync(self) -> None:
         """Tell Airflow of jobs that ended; once a second, compare what is believed with the table."""
-        with self._reaching_store("note what Airflow knows") as reachable:
+        with self._turns.reaching_store("note what Airflow knows") as reachable:
             if reachable:
                 self._endings.confirm()
-        with self._reaching_store("read which jobs ended") as reachable:
+        with self._turns.reaching_store("read which jobs ended") as reachable:
             if reachable:
                 for ending in self._endings.collect(dispatcher=self.dispatcher):
                     self._tell(ending)
-        self._go_on_watching()
+        self._turns.go_on_watching(self._watches)
 
     @contained(otherwise=list)
     def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
@@ -163,10 +151,12 @@ class EdgeControlExecutor(BaseExecutor):
         mine = {job_id: ti for ti in tis if (job_id := queueing.parse_id(ti.external_executor_id))}
         nobodys = [ti for ti in tis if queueing.parse_id(ti.external_executor_id) is None]
         # Noted first, so that nothing is forgotten whatever fails below.
-        self._hand_over.update({job_id: ti.id for job_id, ti in mine.items()})
-        with self._reaching_store(_HAND_OVER) as reachable:
+        self._adoption.hand_over.update({job_id: ti.id for job_id, ti in mine.items()})
+        with self._turns.reaching_store(_HAND_OVER) as reachable:
             if reachable:
-                for job_id, airflow_id in self._take_over(ends=time.monotonic() + TURN_SECONDS):
+                for job_id, airflow_id in self._adoption.take_over(
+                    dispatcher=self.dispatcher, ends=time.monotonic() + TURN_SECONDS
+                ):
                     if job_id in mine:
                         nobodys.append(mine[job_id])
                     else:
@@ -179,17 +169,17 @@ class EdgeControlExecutor(BaseExecutor):
         NotImplementedError makes Airflow leave them alone. Only one that has no job is given back to Airflow,
         since nothing would ever start it.
         """
-        if self.has_task(ti) or self._hand_over or self._outage.lasts:
+        if self.has_task(ti) or self._adoption.hand_over or self._turns.outage.lasts:
             raise NotImplementedError("EdgeControl keeps jobs until [edgecontrol] queue_wait_limit")
         self.log.warning("EdgeControl: %s is queued but has no job; Airflow queues it again", ti)
 
     @contained(otherwise=nothing)
     def end(self) -> None:
         """The scheduler ends: write what is buffered, leave the rest to the next one. Work goes on at the edge."""
-        self._turn_ends = time.monotonic() + END_SECONDS
+        self._turns.begin(seconds=END_SECONDS)
         self._drop_rolled_back()
         self.trigger_tasks(0)
-        with self._reaching_store("note what Airflow knows") as reachable:
+        with self._turns.reaching_store("note what Airflow knows") as reachable:
             if reachable:
                 self._endings.confirm()
         self._store.close()
@@ -240,7 +230,7 @@ class EdgeControlExecutor(BaseExecutor):
             waited = time.monotonic() - self._buffered_at.get(workload.key, float("-inf"))
             return queueing.job_of(
                 workload,
-                token_seconds=max(0.0, self._token_seconds * TOKEN_SHARE - waited),
+                token_seconds=self._tokens.left(age=waited),
                 job_id=queueing.assigned_id(workload) or self._assign_id(workload),
                 dispatcher=self.dispatcher,
                 team_name=self.team_name or "",
@@ -262,7 +252,7 @@ class EdgeControlExecutor(BaseExecutor):
     def _write(self, jobs: Sequence[NewJob]) -> None:
         result = outbox.Result()
         try:
-            outbox.write(self._store, jobs, tried=self._tried, time_is_left=self._time_is_left, result=result)
+            outbox.write(self._store, jobs, tried=self._tried, time_is_left=self._turns.time_is_left, result=result)
             self._batch = max(1, len(jobs) // 2) if result.unfinished else min(2 * self._batch, BATCH)
         except StoreAway:
             # It may be too large for the way there.
@@ -273,12 +263,11 @@ class EdgeControlExecutor(BaseExecutor):
                 key = queueing.key_of(job)
                 self._unbuffer(key, job_id=job.id)
                 # What was buffered for long has an old token.
-                renew_in = (job.token_seconds or 0) - self._token_seconds * (TOKEN_SHARE - 1 / 3)
-                self._open(job_id=job.id, key=key, airflow_id=job.airflow_id, renew_in=renew_in)
-                if job.id in self._inherited:
-                    # The one that queued it may have been faster: then its row is still to be taken over.
-                    self._inherited.remove(job.id)
-                    self._hand_over[job.id] = job.airflow_id
+                renew_in = self._tokens.renew_in(left=job.token_seconds or 0)
+                self._ledger.add(
+                    OpenJob(id=job.id, key=key, airflow_id=job.airflow_id), renew_at=time.monotonic() + renew_in
+                )
+                self._adoption.note_stored(job)
             for job in result.id_taken:
                 self._assign_id(self.queued_tasks[queueing.key_of(job)])
             for job, reason in result.refused:
@@ -286,7 +275,7 @@ class EdgeControlExecutor(BaseExecutor):
             for job, reason in result.stuck:
                 key = queueing.key_of(job)
                 self._set_apart.add(key)
-                if self._outage.failed(key, alone=True):
+                if self._turns.outage.failed(key, alone=True):
                     self.log.error("EdgeControl: the job of %s cannot be stored now: %s", key, reason)
 
     def _isolate(self, job: NewJob, reason: str) -> None:
@@ -306,7 +295,7 @@ class EdgeControlExecutor(BaseExecutor):
             buffer.pop(key, None)
         if key in self._set_apart:
             self._set_apart.remove(key)
-            self._outage.forget(key)
+            self._turns.outage.forget(key)
         if job_id:
             self._tried.discard(job_id)
 
@@ -338,22 +327,6 @@ class EdgeControlExecutor(BaseExecutor):
         if ending.key not in self._ledger:
             self.running.discard(ending.key)
 
-    def _go_on_watching(self) -> None:
-        """What needs no hurry: each step once a second; what does not fit into this turn comes first in the next."""
-        if not self._due and time.monotonic() >= self._next_watch:
-            self._next_watch = time.monotonic() + 1
-            self._due.extend(self._watches)
-        while self._due:
-            step = self._due.popleft()
-            with self._reaching_store(step) as reachable:
-                if reachable:
-                    self._watches[step]()
-            if not self._time_is_left():
-                return
-
-    def _time_is_left(self) -> bool:
-        return time.monotonic() < self._turn_ends
-
     def _revoke(self) -> None:
         if self._to_revoke:
             self._store.revoke(list(self._to_revoke), reason="Airflow gave it up")
@@ -370,100 +343,11 @@ class EdgeControlExecutor(BaseExecutor):
             # Released: its token may have grown old at the worker.
             self._ledger.renew(job_id, at=time.monotonic())
 
-    def _check_open_jobs(self) -> None:
-        """Compare a slice of what is believed open with the table, which is right."""
-        ids = self._ledger.next_to_check(seconds_per_round=CHECK_ROUND_SECONDS, limit=CHECK_LIMIT)
-        if not ids:
-            return
-        standings = {standing.id: standing for standing in self._store.standing(ids)}
-        for job_id in ids:
-            job, standing = self._ledger.get(job_id), standings.get(job_id)
-            if job and standing is None:
-                self._endings.add(
-                    job_id=job_id, airflow_id=job.airflow_id, state=JobState.LOST, reason="its job was deleted"
-                )
-                self._ledger.forget(job_id)
-            elif standing and standing.dispatcher != self.dispatcher:
-                self._ledger.forget(job_id)  # adopted by another scheduler, which took us for dead
-        limit = self.config.queue_wait_limit
-        if late := [s.id for s in standings.values() if s.state == JobState.QUEUED and s.age > limit]:
-            self._store.expire(late, limit_seconds=limit)
-
-    def _renew_tokens(self) -> None:
-        """Mint tokens of waiting jobs anew: Airflow's own last for [scheduler] task_queued_timeout only.
-
-        As many as need it: after an outage that is all of them.
-        """
-        ends = min(time.monotonic() + RENEW_SECONDS, self._turn_ends)
-        while due := self._ledger.due_for_renewal(now=time.monotonic(), limit=RENEW_LIMIT):
-            waiting = [job for job in due if job.id not in self._held]
-            again_in = 0.0
-            try:
-                if waiting:
-                    mint = functools.partial(BaseWorkloadSchema.generate_token, generator=self.jwt_generator)
-                    tokens = {job.id: mint(str(job.airflow_id)) for job in waiting}
-                    self._store.renew_tokens(tokens, seconds=self._token_seconds * TOKEN_SHARE)
-                again_in = self._token_seconds / 3
-            finally:
-                for job in due:
-                    self._ledger.renew(job.id, at=time.monotonic() + again_in)
-            if time.monotonic() >= ends:
-                return
-
     # Adoption.
-
-    def _take_over(self, *, ends: float) -> Iterator[tuple[UUID, UUID]]:
-        """Make ours what is noted for it, slice by slice until that moment; yield what nobody can go on with.
-
-        Each slice is done with when its statement is, so that any number of jobs gets there in the end. What
-        somebody has locked at the moment comes up again.
-        """
-        locked: dict[UUID, UUID] = {}
-        try:
-            while self._hand_over:
-                jobs = dict(itertools.islice(self._hand_over.items(), HAND_OVER_LIMIT))
-                found = self._adopt(list(jobs))
-                missing = {job_id: jobs[job_id] for job_id in jobs.keys() - found}
-                if missing:
-                    there = {standing.id for standing in self._store.standing(list(missing))}
-                    locked.update({job_id: missing.pop(job_id) for job_id in there})
-                nobodys = missing.keys() - self._queue_again(missing)
-                for job_id in jobs:
-                    del self._hand_over[job_id]
-                yield from ((job_id, missing[job_id]) for job_id in nobodys)
-                if time.monotonic() >= ends:
-                    return
-        finally:
-            self._hand_over.update(locked)
-
-    def _adopt(self, job_ids: Sequence[UUID]) -> set[UUID]:
-        rows = self._store.adopt(job_ids, dispatcher=self.dispatcher)
-        for row in rows:
-            if row.state not in FINAL:
-                self._open(job_id=row.id, key=queueing.key_of(row), airflow_id=row.airflow_id, renew_in=0)
-        return {row.id for row in rows}
-
-    def _queue_again(self, jobs: Mapping[UUID, UUID]) -> set[UUID]:
-        """Buffer what another scheduler queued and never wrote; return which that were.
-
-        Should that one live after all and write it too: the same id is stored once.
-        """
-        if not jobs:
-            return set()
-        options = {"generator": self.jwt_generator, "sentry_integration": self.sentry_integration}
-        again = set()
-        for workload in workloads_of(list(jobs.values()), **options):
-            job_id = queueing.assigned_id(workload)
-            if job_id and job_id in jobs:
-                self.queue_workload(workload, session=None)
-                self._tried.add(job_id)
-                self._inherited.add(job_id)
-                again.add(job_id)
-        return again
 
     def _take_over_late(self) -> None:
         """Go on with what did not fit into the adoption, or failed while the database was away."""
-        for job_id, airflow_id in self._take_over(ends=self._turn_ends):
+        for job_id, airflow_id in self._adoption.take_over(dispatcher=self.dispatcher, ends=self._turns.ends):
             self._fail_late(job_id, airflow_id)
 
     def _fail_late(self, job_id: UUID, airflow_id: UUID) -> None:
@@ -471,44 +355,12 @@ class EdgeControlExecutor(BaseExecutor):
         reason = "the scheduler that queued it died before EdgeControl had it"
         self._endings.add(job_id=job_id, airflow_id=airflow_id, state=JobState.LOST, reason=reason)
 
-    def _take_over_ended(self) -> None:
-        """Tell what a dead scheduler left untold and Airflow does not offer, since the task has told Airflow itself."""
-        if time.monotonic() >= self._next_overdue:
-            self._next_overdue = time.monotonic() + OVERDUE_SECONDS
-            self._store.adopt_overdue(dispatcher=self.dispatcher, seconds=self.config.outage_patience + OVERDUE_SECONDS)
+    def _workloads_of(self, ids: Sequence[UUID]) -> list[Any]:
+        return workloads_of(ids, generator=self.jwt_generator, sentry_integration=self.sentry_integration)
 
-    def _open(self, *, job_id: UUID, key: Any, airflow_id: UUID, renew_in: float) -> None:
-        self._ledger.add(OpenJob(id=job_id, key=key, airflow_id=airflow_id), renew_at=time.monotonic() + renew_in)
+    def _queue_again(self, workload: Any, job_id: UUID) -> None:
+        self.queue_workload(workload, session=None)
+        self._tried.add(job_id)
 
-    @functools.cached_property
-    def _token_seconds(self) -> float:
-        """For how long a token that Airflow mints for a queued workload is accepted."""
-        return float(airflow_conf.getfloat("scheduler", "task_queued_timeout"))
-
-    @contextmanager
-    def _reaching_store(self, step: str) -> Iterator[bool]:
-        """Around each thing that needs the database: False while that is left alone.
-
-        A failure, ours too, makes a pause of this step; of all while there is no connection.
-        """
-        if not self._outage.may_try(step):
-            yield False
-            return
-        done, away = self._store.done, self._outage.lasts
-        kept = len(self._buffered_at)
-        try:
-            yield True
-        except NoConnection as error:
-            if self._outage.failed(step, alone=False):
-                self.log.error("EdgeControl: the job table cannot be reached (%s workloads are kept): %s", kept, error)
-        except StoreError as error:
-            if self._outage.failed(step, alone=True):
-                self.log.error("EdgeControl: could not %s (%s workloads are kept): %s", step, kept, error)
-        except Exception:
-            if self._outage.failed(step, alone=True):
-                self.log.exception("EdgeControl: could not %s (%s workloads are kept)", step, kept)
-        else:
-            # A step that had nothing to do proves nothing.
-            if self._store.done != done and self._outage.over(step):
-                what = "the job table can be reached again" if away else f"can {step} again"
-                self.log.info("EdgeControl: %s", what)
+    def _mint(self, airflow_id: UUID) -> str:
+        return BaseWorkloadSchema.generate_token(str(airflow_id), generator=self.jwt_generator)

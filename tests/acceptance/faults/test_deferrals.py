@@ -127,7 +127,7 @@ def until_calm(scheduler: ExecutorScheduler) -> None:
     deadline = time.monotonic() + 60
     while True:
         scheduler.turn()
-        if not scheduler.executor._outage.lasts:
+        if not scheduler.executor._turns.outage.lasts:
             return
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -20,16 +20,16 @@ FAILED, SUCCESS, QUEUED = TaskInstanceState.FAILED, TaskInstanceState.SUCCESS, T
 
 def turn(executor: EdgeControlExecutor) -> dict[Any, Any]:
     """One loop of the scheduler, at least a second after the last one; the events it would act upon."""
-    executor._next_watch = float("-inf")
+    executor._turns.next_watch = float("-inf")
     executor.heartbeat()
-    while executor._due:  # however slow this machine is
-        executor._go_on_watching()
+    while executor._turns.due:  # however slow this machine is
+        executor._turns.go_on_watching(executor._watches)
     return executor.get_event_buffer()
 
 
 def let_time_pass(executor: EdgeControlExecutor) -> None:
     """The pauses of the executor are over."""
-    executor._outage = Outage()
+    executor._turns.outage = Outage()
     executor._endings._paused.clear()
 
 

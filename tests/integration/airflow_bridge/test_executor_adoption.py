@@ -89,7 +89,7 @@ def test_what_ended_without_a_scheduler_is_told_by_another_one(
     for workload in (old, young):
         rows.end(database, job_id(workload), state="success", outcome="success")
     database.execute("UPDATE edgecontrol.job SET finished_at = now() - interval '1 hour' WHERE map_index = 1")
-    heir._next_overdue = float("-inf")
+    heir._adoption.next_overdue = float("-inf")
     for _ in range(3):
         turn(heir)
     assert rows.job(database, job_id(old)).told_at
@@ -103,7 +103,7 @@ def test_what_nobody_can_go_on_with_is_given_back(executor: EdgeControlExecutor)
     orphans = [as_orphan(workload) for workload in (unknown, foreign, unassigned)]
     given_back = executor.try_adopt_task_instances(orphans)
     assert {ti.id for ti in given_back} == {ti.id for ti in orphans}
-    assert not executor._hand_over
+    assert not executor._adoption.hand_over
 
 
 def test_a_running_task_without_a_job_is_left_to_its_heartbeats(executor: EdgeControlExecutor) -> None:
@@ -153,7 +153,7 @@ def test_any_number_of_jobs_is_taken_over_slice_by_slice(
     make_executor: Callable[[], EdgeControlExecutor], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead, heir = make_executor(), make_executor()
-    monkeypatch.setattr("airflow_bridge.executor.HAND_OVER_LIMIT", 100)
+    monkeypatch.setattr("airflow_bridge.adoption.HAND_OVER_LIMIT", 100)
     monkeypatch.setattr("airflow_bridge.executor.TURN_SECONDS", 0)
     rows.store_many(database, 350, dispatcher=dead.dispatcher, state="queued")
     ids = stored(database)
@@ -169,7 +169,7 @@ def test_any_number_of_jobs_is_taken_over_slice_by_slice(
         turn(heir)
         counts.append(taken_over())
     assert counts == [100, 200, 300, 350, 350]
-    assert not heir._hand_over
+    assert not heir._adoption.hand_over
 
 
 def test_a_job_that_somebody_keeps_locked_holds_up_no_other_ones_adoption(
@@ -188,7 +188,7 @@ def test_a_job_that_somebody_keeps_locked_holds_up_no_other_ones_adoption(
             heir.revoke_task(ti=locked.ti)
     assert turn(heir) == {}
     assert rows.job(database, job_id(locked)).dispatcher == heir.dispatcher
-    assert not heir._hand_over
+    assert not heir._adoption.hand_over
 
 
 def test_airflows_stuck_timer_leaves_waiting_jobs_alone(executor: EdgeControlExecutor) -> None:

@@ -36,7 +36,7 @@ def test_with_tables_missing_the_batch_is_kept_and_it_is_said_once(
     database.execute("ALTER SCHEMA edgecontrol RENAME TO not_migrated")
     try:
         for _ in range(5):
-            for pause in executor._outage._steps.values():
+            for pause in executor._turns.outage._steps.values():
                 pause._next_try = 0
             assert turn(executor) == {}
     finally:
@@ -104,7 +104,7 @@ def test_jobs_that_cannot_be_stored_hold_up_nothing_else(
     break_store(monkeypatch, executor, "enqueue", error)
     queue(executor, kept)
     executor._ledger.renew(job_id(waiting), at=0)
-    executor._hand_over[job_id(orphan)] = orphan.ti.id
+    executor._adoption.hand_over[job_id(orphan)] = orphan.ti.id
     assert turn(executor) == {ended.key: (FAILED, "exit code 1")}
     assert rows.job(database, job_id(waiting)).token.count(".") == 2
     assert rows.job(database, job_id(orphan)).dispatcher == executor.dispatcher

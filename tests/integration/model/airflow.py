@@ -6,7 +6,8 @@ each scheduler is the real one; its database can be away, or keep its answer to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,8 @@ from uuid import UUID
 from airflow.models.taskinstancekey import TaskInstanceKey
 
 from airflow_bridge.database import Connections, NoConnection, StoreAway
-from airflow_bridge.endings import Endings
 from airflow_bridge.executor import EdgeControlExecutor
 from airflow_bridge.outage import Outage
-from airflow_bridge.store import Store
 from airflow_bridge.task_instances import TaskInstanceNow
 from tests.integration.model.clock import Clock, Ids
 from tests.unit.airflow_bridge.builders import task as workload_of
@@ -159,20 +158,21 @@ class Airflow:
         task.state, task.next_method = "up_for_retry", False
 
 
-class FaultyStore(Store):
-    """The real statements on a connection that may be away before one of them, or after it."""
+@dataclass(eq=False)
+class FaultyConnections:
+    """Real connections, which may be away before a statement, or after it."""
 
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-        self.fault = ""
+    connections: Connections
+    fault: str = ""
 
-    def _run(self, query: Any, **values: Any) -> list[Any]:
+    @contextmanager
+    def borrow(self) -> Iterator[Any]:
         if self.fault == "away":
             raise NoConnection("no connection")
-        rows = super()._run(query, **values)
+        with self.connections.borrow() as connection:
+            yield connection
         if self.fault == "unanswered":
             raise StoreAway("the server closed the connection unexpectedly")
-        return rows
 
 
 def _loud(*args: Any) -> None:
@@ -191,7 +191,7 @@ class Scheduler:
     #: Its row in Airflow's table `job`: others take over what it queued once this is not "running".
     counts_as_running: bool = True
     executor: EdgeControlExecutor = field(init=False)
-    store: FaultyStore = field(init=False)
+    faults: FaultyConnections = field(init=False)
 
     def __post_init__(self) -> None:
         clock = self.airflow.clock
@@ -201,17 +201,13 @@ class Scheduler:
         )
         executor.log_task_event = _quiet  # type: ignore[method-assign]
         executor.start()
-        self.store = FaultyStore(self.connections)
-        executor._store = self.store
-        executor._outage = Outage(clock=clock.monotonic)
-        executor._endings = Endings(
-            self.store,
-            executor._ledger,
-            patience=executor.config.outage_patience,
-            look_up=self.airflow.look_up,
-            look_up_cleared=lambda keys: {},
-            clock=clock.monotonic,
-        )
+        self.faults = FaultyConnections(self.connections)
+        executor._store._connections = self.faults  # type: ignore[assignment]
+        executor._turns.outage = Outage(clock=clock.monotonic)
+        executor._turns._log = executor._log
+        executor._endings._look_up = self.airflow.look_up
+        executor._endings._look_up_cleared = lambda keys: {}
+        executor._endings._clock = clock.monotonic
         executor.jwt_generator = SimpleNamespace(generate=lambda **said: str(clock.now))  # type: ignore[assignment]
 
     @property
@@ -233,8 +229,8 @@ class Scheduler:
     def turn(self, *, fault: str = "", events_lost: bool = False) -> None:
         """The executor's heartbeat, then its events, then what Airflow looks at by itself."""
         self.counts_as_running = True
-        self.store.fault = fault
-        self.executor._next_watch = float("-inf")
+        self.faults.fault = fault
+        self.executor._turns.next_watch = float("-inf")
         self.executor.heartbeat()
         events = self.executor.get_event_buffer()
         if not events_lost:  # rows that another scheduler has locked are skipped, and their events are gone
@@ -253,7 +249,7 @@ class Scheduler:
             for task in self.airflow.tasks
             if task.state in ("queued", "running") and task.queued_by and not task.queued_by.counts_as_running
         ]
-        self.store.fault = fault
+        self.faults.fault = fault
         views = [
             SimpleNamespace(id=task.id, key=task.key, external_executor_id=str(task.job), state=task.state)
             for task in orphans
