@@ -8,7 +8,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve agent test test-unit test-demo test-browser test-faults faults accept lint format lock bench clean
+.PHONY: help demo serve agent test test-again test-unit test-demo test-browser test-faults faults accept lint format lock bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ agent: $(READY) ## edge-agent.pyz, the agent in one file, which the control plan
 
 test: $(READY) ## all tests but those marked slow
 	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+
+test-again: $(READY) ## those that failed in the last run, one after the other
+	@$(BIN)/python -m pytest -m "not slow" --last-failed --last-failed-no-failures none --maxfail 1
 
 test-unit: $(READY) ## the tests that need neither database nor network
 	@$(BIN)/python -m pytest tests/unit tests/test_architecture.py
