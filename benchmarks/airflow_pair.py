@@ -22,7 +22,6 @@ from typing import Any, LiteralString
 
 import psutil
 import psycopg
-import requests
 from report import say
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # `deploy` is not installed
@@ -30,7 +29,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # `deploy` is not 
 from deploy.demo.airflow_api import AirflowApi
 from deploy.demo.database import addresses
 from deploy.demo.environments import ADMIN, CHECKOUT, Environments, airflow_variables, free_port
-from deploy.demo.parts import Part, bring_up
+from deploy.demo.parts import Part, answers, bring_up, program
 from deploy.demo.processes import Child, PartFailed, Processes
 
 DAGS = Path(__file__).resolve().parent / "dags"
@@ -138,9 +137,10 @@ class Site:
         of = self.programs
         manage = str(CHECKOUT / "manage.py")
         token = ["create_worker_token", WORKER, "--force", "--file", str(of.token_file)]
-        airflow = partial(self._part, env=lambda: of.airflow, python=of.python)
+        part = partial(program, processes=self.processes)
+        airflow = partial(part, env=lambda: of.airflow, python=of.python)
         parts = [
-            self._part(
+            part(
                 "PostgreSQL",
                 ["-m", "deploy.demo.database", str(self.folder)],
                 env=lambda: of.plain,
@@ -168,9 +168,14 @@ class Site:
             Part("DAG", ("api-server", "dag-processor"), self.airflow.login, self._dag_is_known),
         ]
         if not self.edge3:
-            control_plane = partial(self._part, env=lambda: of.control_plane)
+            control_plane = partial(part, env=lambda: of.control_plane)
             parts += [
-                control_plane("control plane", [manage, "serve"], after=("PostgreSQL",), is_ready=self._answers),
+                control_plane(
+                    "control plane",
+                    [manage, "serve"],
+                    after=("PostgreSQL",),
+                    is_ready=partial(answers, of.control_plane_url),
+                ),
                 control_plane("worker token", [manage, *token], after=("control plane",)),
             ]
         deadline = time.monotonic() + START_SECONDS
@@ -286,35 +291,11 @@ class Site:
 
     # --- parts
 
-    def _part(
-        self,
-        name: str,
-        argv: list[str],
-        *,
-        env: Callable[[], dict[str, str]],
-        after: tuple[str, ...] = (),
-        is_ready: Callable[[], bool] | None = None,
-        python: str = sys.executable,
-    ) -> Part:
-        started: list[Child] = []
-
-        def begin() -> None:
-            serves = is_ready is not None
-            started.append(self.processes.start(name, [python, *argv], env=env(), cwd=CHECKOUT, serves=serves))
-
-        return Part(name, after, begin, is_ready or (lambda: all(child.succeeded for child in started)))
-
     def _beats(self, job_type: str) -> bool:
         return bool(self.rows("airflow", "SELECT 1 FROM job WHERE job_type = %s AND state = 'running'", job_type))
 
     def _dag_is_known(self) -> bool:
         return self.airflow.call("GET", "dags/bench", missing_ok=True) is not None
-
-    def _answers(self) -> bool:
-        try:
-            return requests.get(f"{self.programs.control_plane_url}/api/v1/edge/health", timeout=1).ok
-        except requests.RequestException:
-            return False
 
     def _worker_is_known(self) -> bool:
         if self.edge3:

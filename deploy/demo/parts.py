@@ -64,13 +64,47 @@ def bring_up(parts: Iterable[Part], *, look: Callable[[str], object], done: Call
                 done(name, time.monotonic() - began)
 
 
+def program(
+    name: str,
+    argv: list[str],
+    *,
+    processes: Processes,
+    env: Callable[[], dict[str, str]],
+    after: tuple[str, ...] = (),
+    is_ready: Callable[[], bool] | None = None,
+    is_done: Callable[[], bool] = lambda: False,
+    python: str = sys.executable,
+    **kwargs: Any,
+) -> Part:
+    """Describe a part that is a process of Python: without `is_ready` a command that ends by itself.
+
+    `is_done` tells that an earlier run has left nothing to do for it.
+    """
+    children: list[Child] = []
+
+    def begin() -> None:
+        if not is_done():
+            serves = is_ready is not None
+            children.append(processes.start(name, [python, *argv], env=env(), cwd=CHECKOUT, serves=serves, **kwargs))
+
+    return Part(name, after, begin, is_ready or (lambda: all(child.succeeded for child in children)))
+
+
+def answers(control_plane_url: str) -> bool:
+    """Whether the control plane is up."""
+    try:
+        return requests.get(f"{control_plane_url}/api/v1/edge/health", timeout=1).ok
+    except requests.RequestException:
+        return False
+
+
 class Parts:
     """All parts of one demo."""
 
     def __init__(self, programs: Environments, processes: Processes, airflow: AirflowApi) -> None:
         self.programs = programs
-        self.processes = processes
         self.airflow = airflow
+        self._program = partial(program, processes=processes)
         self.began_at = datetime.now(UTC)
         self._airflow_version = programs.state_dir / "postgres" / "airflow-version"
 
@@ -104,7 +138,7 @@ class Parts:
                 [manage, "serve"],
                 env=lambda: of.control_plane,
                 after=("PostgreSQL",),
-                is_ready=self._control_plane_answers,
+                is_ready=partial(answers, of.control_plane_url),
             ),
             self._airflow("api-server", "--host=127.0.0.1", f"--port={of.airflow_port}", is_ready=self.airflow.is_up),
             self._airflow("dag-processor", is_ready=partial(self._beats, "DagProcessorJob")),
@@ -154,38 +188,6 @@ class Parts:
         argv = ["-m", "airflow", name, *options]
         after = ("Airflow database",)
         return self._program(name, argv, env=lambda: self.programs.airflow, after=after, is_ready=is_ready)
-
-    def _program(
-        self,
-        name: str,
-        argv: list[str],
-        *,
-        env: Callable[[], dict[str, str]],
-        after: tuple[str, ...] = (),
-        is_ready: Callable[[], bool] | None = None,
-        is_done: Callable[[], bool] = lambda: False,
-        **kwargs: Any,
-    ) -> Part:
-        """Describe a part that is a process of this Python: without `is_ready` a command that ends by itself.
-
-        `is_done` tells that an earlier demo has left nothing to do for it.
-        """
-        children: list[Child] = []
-
-        def begin() -> None:
-            if not is_done():
-                serves = is_ready is not None
-                command = [sys.executable, *argv]
-                child = self.processes.start(name, command, env=env(), cwd=CHECKOUT, serves=serves, **kwargs)
-                children.append(child)
-
-        return Part(name, after, begin, is_ready or (lambda: all(child.succeeded for child in children)))
-
-    def _control_plane_answers(self) -> bool:
-        try:
-            return requests.get(f"{self.programs.control_plane_url}/api/v1/edge/health", timeout=1).ok
-        except requests.RequestException:
-            return False
 
     def _airflow_is_migrated(self) -> bool:
         noted = self._airflow_version
