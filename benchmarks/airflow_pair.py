@@ -6,6 +6,7 @@ Each has its own PostgreSQL, api-server, scheduler, dag-processor and one worker
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any, LiteralString
 
 import psutil
 import psycopg
-from report import say
+from report import add_json_option, command, machine, say
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # `deploy` is not installed
 
@@ -37,6 +38,8 @@ EDGE3_ENVIRONMENT = CHECKOUT / ".bench" / "edge3"
 QUEUE = "bench"
 WORKER = "bench-1"
 START_SECONDS = 240.0
+#: Tasks that a worker has run before anything is measured.
+WARM_UP = 8
 #: As Airflow's api-server logs each request it has answered.
 _ACCESS = re.compile(r"^(\S+) .*\[http\.access\].* method=(\w+) path=(\S+)")
 
@@ -202,6 +205,13 @@ class Site:
         self.until(self._worker_is_known, seconds=60, pause_seconds=0.02)
         self.registered_seconds = time.monotonic() - began
 
+    def start_warm_worker(self, *, settle_seconds: float) -> None:
+        """Start the one worker, have it run a few tasks, and leave it alone for so long."""
+        self.start_worker()
+        say(f"{self.name}: warming up")
+        self.run(tasks=WARM_UP)
+        time.sleep(settle_seconds)
+
     def worker_processes(self) -> list[psutil.Process]:
         """The worker itself first, then those below it, whether tasks or what starts them."""
         assert self._worker is not None
@@ -302,6 +312,23 @@ class Site:
             return bool(self.rows("airflow", "SELECT 1 FROM edge_worker WHERE worker_name = %s", WORKER))
         query: LiteralString = "SELECT 1 FROM edgecontrol.worker WHERE name = %s AND last_heartbeat IS NOT NULL"
         return bool(self.rows("edgecontrol", query, WORKER))
+
+
+def options_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that `compare` and whoever writes the figures read."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_json_option(parser)
+    parser.add_argument("--without-edge3", action="store_true", help="EdgeControl alone")
+    return parser
+
+
+def compare(
+    benchmark: str, options: argparse.Namespace, measured: Callable[[bool], dict[str, Any]], **beside: object
+) -> dict[str, Any]:
+    """The figures of EdgeControl, then of edge3 unless it is left out; `measured` is told which it is asked for."""
+    figures: dict[str, Any] = {"benchmark": benchmark, "command": command(), "machine": machine()}
+    programs = (False,) if options.without_edge3 else (False, True)
+    return figures | {"cases": [measured(edge3) for edge3 in programs], **beside}
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
-from airflow_pair import Site, processor_seconds, site
-from report import add_json_option, command, facts, machine, say, table, write_json
+from airflow_pair import Site, compare, options_parser, processor_seconds, site
+from report import facts, say, table_of, write_json
 
 #: As measured on other machines and days.
 EDGE3 = {
@@ -38,7 +38,6 @@ AIM = {
     "registered_s": 0.5,
     "requests_per_hour": 100.0,
 }
-WARM_UP = 8
 #: After tasks have ended or begun, until memory is read.
 SETTLE_SECONDS = 10.0
 
@@ -82,34 +81,28 @@ class Counter:
 
 def main() -> int:
     options = parse()
-    figures: dict[str, Any] = {"benchmark": "footprint", "command": command(), "machine": machine()}
-    cases = []
-    for edge3 in (False, True):
-        if not (edge3 and options.without_edge3):
-            counter = Counter()
-            with site(edge3=edge3, concurrency=options.tasks, way=counter.before) as one:
-                cases.append(measure(one, counter, options))
-    figures |= {"cases": cases, "edge3_elsewhere": EDGE3, "aim": AIM}
+
+    def measured(edge3: bool) -> dict[str, Any]:
+        counter = Counter()
+        with site(edge3=edge3, concurrency=options.tasks, way=counter.before) as one:
+            return measure(one, counter, options)
+
+    figures = compare("footprint", options, measured, edge3_elsewhere=EDGE3, aim=AIM)
     show(figures)
     write_json(options.json, figures)
     return 0
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_json_option(parser)
+    parser = options_parser(__doc__)
     parser.add_argument("--tasks", type=int, default=8, help="tasks that run at once (default: 8)")
     parser.add_argument("--idle", type=float, default=300.0, help="seconds without work (default: 300)")
-    parser.add_argument("--without-edge3", action="store_true", help="EdgeControl alone")
     return parser.parse_args()
 
 
 def measure(one: Site, counter: Counter, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of one line."""
-    one.start_worker()
-    say(f"{one.name}: warming up")
-    one.run(tasks=WARM_UP)
-    time.sleep(SETTLE_SECONDS)
+    one.start_warm_worker(settle_seconds=SETTLE_SECONDS)
     idle = one.worker_processes()
     memory = [megabytes(process) for process in idle]
     say(f"{one.name}: idle for {options.idle:.0f} s")
@@ -164,7 +157,7 @@ def show(figures: dict[str, Any]) -> None:
         "memory in MB, of an idle worker but for the tasks; PSS per task: what each running task adds to all of them;"
     )
     print("idle CPU: 100 = one core busy; registered: from the start of the worker until the centre knows it\n")
-    print(table([[shown(line.get(key)) for key in columns.values()] for line in lines], head=list(columns)))
+    print(table_of(lines, columns, shown=shown))
     print()
     print(facts({"command": figures["command"], **figures["machine"]}))
 

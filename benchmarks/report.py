@@ -84,6 +84,13 @@ def table(rows: Sequence[Sequence[object]], *, head: Sequence[str]) -> str:
     return "\n".join([line(head), line(["-" * width for width in widths]), *map(line, cells)])
 
 
+def table_of(
+    lines: Sequence[dict[str, Any]], columns: dict[str, str], *, shown: Callable[[object], object] = lambda value: value
+) -> str:
+    """A table of figures: `columns` says for each heading which of a line's figures stands there."""
+    return table([[shown(line.get(key)) for key in columns.values()] for line in lines], head=list(columns))
+
+
 def facts(values: dict[str, Any]) -> str:
     """One line each, for below the table."""
     width = max(map(len, values))

@@ -12,47 +12,40 @@ import sys
 import time
 from typing import Any
 
-from airflow_pair import Site, processor_seconds, site
-from report import add_json_option, command, facts, machine, percentile, say, table, write_json
+from airflow_pair import Site, compare, options_parser, processor_seconds, site
+from report import facts, percentile, say, table_of, write_json
 
 #: As measured on other machines and days.
 EDGE3 = {"wall_s": 136.0, "tasks_per_s": 1.45, "cpu_s_per_task": 0.60, "slot_p50_s": 3.5, "slot_p95_s": 9.2}
 AIM = {"times_edge3": 5.0}
-WARM_UP = 8
 #: After a run, until the last worker's word has arrived and its processes are counted.
 SETTLE_SECONDS = 6.0
 
 
 def main() -> int:
     options = parse()
-    figures: dict[str, Any] = {"benchmark": "throughput", "command": command(), "machine": machine()}
-    cases = []
-    for edge3 in (False, True):
-        if not (edge3 and options.without_edge3):
-            with site(edge3=edge3, concurrency=options.concurrency) as one:
-                cases.append(measure(one, options))
-    figures |= {"cases": cases, "edge3_elsewhere": EDGE3, "aim": AIM}
+
+    def measured(edge3: bool) -> dict[str, Any]:
+        with site(edge3=edge3, concurrency=options.concurrency) as one:
+            return measure(one, options)
+
+    figures = compare("throughput", options, measured, edge3_elsewhere=EDGE3, aim=AIM)
     show(figures)
     write_json(options.json, figures)
     return 0
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_json_option(parser)
+    parser = options_parser(__doc__)
     parser.add_argument("--tasks", type=int, default=200, help="tasks that do nothing (default: 200)")
     parser.add_argument("--concurrency", type=int, default=8, help="slots of the worker (default: 8)")
     parser.add_argument("--long", type=int, default=4, help="tasks of 60 s, for the requests alone (default: 4)")
-    parser.add_argument("--without-edge3", action="store_true", help="EdgeControl alone")
     return parser.parse_args()
 
 
 def measure(one: Site, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of one line."""
-    one.start_worker()
-    say(f"{one.name}: warming up")
-    one.run(tasks=WARM_UP)
-    time.sleep(SETTLE_SECONDS)
+    one.start_warm_worker(settle_seconds=SETTLE_SECONDS)
     say(f"{one.name}: {options.tasks} tasks")
     processes = one.worker_processes()
     began = processor_seconds(processes)
@@ -92,7 +85,7 @@ def show(figures: dict[str, Any]) -> None:
         "from the queueing of the first task to the end of the last; processor time of the worker with all its tasks;"
     )
     print("slot: from hand-out to the worker until its last word; requests: to Airflow's Execution API\n")
-    print(table([[shown(line.get(key)) for key in columns.values()] for line in lines], head=list(columns)))
+    print(table_of(lines, columns, shown=shown))
     if len(figures["cases"]) == 2:
         ours, theirs = figures["cases"]
         print(f"\nEdgeControl is {theirs['wall_s'] / ours['wall_s']:.1f} times as fast (aim: {AIM['times_edge3']:.0f})")
