@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.acceptance.site import Site
-from tests.integration.agent.conftest import AGENT, ROOT, STAND_IN, Agent, inherited_environment
+from tests.integration.agent.conftest import Agent, doctor
 
 
 def test_a_machine_is_checked_while_its_agent_works_and_neither_side_notices(
@@ -19,23 +18,8 @@ def test_a_machine_is_checked_while_its_agent_works_and_neither_side_notices(
     (job,) = site.enqueue({"seconds": 6})
     site.until(agent.starts)
     before = site.rows("SELECT session, requested, queues FROM edgecontrol.worker")
-    (tmp_path / "dags").mkdir()
-    (tmp_path / "dags/press.py").write_text("")
-    answer = subprocess.run(
-        [*AGENT, "doctor", "--json", "--url", site.url, "--queues", "floor", "--state-dir", str(agent.state_dir)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={
-            **inherited_environment(),
-            "HOME": str(tmp_path),
-            "PYTHONPATH": str(STAND_IN),
-            "EDGE_AGENT_TOKEN": token,
-            "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
-        },
-        check=False,
-    )
+    flags = ("--json", "--url", site.url, "--queues", "floor", "--state-dir", str(agent.state_dir))
+    answer = doctor(*flags, folder=tmp_path, EDGE_AGENT_TOKEN=token)
     said = {one["check"]: one for one in json.loads(answer.stdout)["checks"]}
     assert (answer.returncode, answer.stderr) == (0, "")
     assert {one["state"] for one in said.values()} == {"ok"}

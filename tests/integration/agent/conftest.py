@@ -160,6 +160,27 @@ def start_agent(tmp_path: Path, plane: ControlPlane) -> Iterator[Callable[..., A
         agent.clean_up()
 
 
+def doctor(*flags: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """`python -m agent doctor` on a machine with one DAG, as somebody with `folder` for a home directory starts it."""
+    dags = folder / "dags"
+    dags.mkdir(exist_ok=True)
+    (dags / "press.py").write_text("")
+    return subprocess.run(
+        [*AGENT, "doctor", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={
+            **inherited_environment(),
+            "HOME": str(folder),
+            "PYTHONPATH": str(STAND_IN),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            **environ,
+        },
+    )
+
+
 class Enrolling:
     """One `python -m agent enrol`, as somebody with `folder` for a home directory would start it."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.agent.certificates import Authority, serving
-from tests.integration.agent.conftest import AGENT, ROOT, STAND_IN, Agent, inherited_environment
+from tests.integration.agent.conftest import AGENT, ROOT, Agent, doctor, inherited_environment
 from tests.integration.agent.control_plane import TOKEN, ControlPlane, Refusal
 from tests.integration.agent.forward_proxy import ForwardProxy
 from tests.integration.agent.tls_gateway import TlsGateway
@@ -48,29 +48,10 @@ Examine = Callable[..., Report]
 
 @pytest.fixture
 def examine(tmp_path: Path, plane: ControlPlane) -> Examine:
-    dags = tmp_path / "dags"
-    dags.mkdir()
-    (dags / "press.py").write_text("")
-
     def examine(*flags: str, url: str | None = None, tasks: bool = False, **environ: str) -> Report:
         asked = ("--url", plane.url if url is None else url) if url != "" else ()
-        process = subprocess.run(
-            [*AGENT, "doctor", *asked, *(() if tasks else NO_TASKS), *flags],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={
-                **inherited_environment(),
-                "HOME": str(tmp_path),
-                "PYTHONPATH": str(STAND_IN),
-                "EDGE_AGENT_TOKEN": TOKEN,
-                "EDGE_AGENT_STATE_DIR": str(tmp_path / "state"),
-                "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-                **environ,
-            },
-        )
-        return Report(process)
+        known = {"EDGE_AGENT_TOKEN": TOKEN, "EDGE_AGENT_STATE_DIR": str(tmp_path / "state")}
+        return Report(doctor(*asked, *(() if tasks else NO_TASKS), *flags, folder=tmp_path, **{**known, **environ}))
 
     return examine
 

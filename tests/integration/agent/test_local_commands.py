@@ -12,7 +12,7 @@ import pytest
 
 from agent.errors import BadConfig, BadStateDir, NotRunning, Overruled
 from tests.integration.agent.conftest import AGENT, ROOT, Agent, inherited_environment
-from tests.integration.agent.control_plane import ControlPlane
+from tests.integration.agent.control_plane import ControlPlane, FakeJob
 
 Start = Callable[..., Agent]
 
@@ -71,6 +71,25 @@ def busy(plane: ControlPlane, agent: Agent) -> None:
 
 def idle(plane: ControlPlane) -> None:
     plane.wait_for(lambda: "idle" in plane.reports())
+
+
+class Leaving(NamedTuple):
+    """An agent on its way to maintenance: it takes no more jobs, one still runs, and somebody waits for its end."""
+
+    agent: Agent
+    job: FakeJob
+    waiting: subprocess.Popen[str]
+    done: Path
+
+
+@pytest.fixture
+def leaving(plane: ControlPlane, start_agent: Start, command: Command, tmp_path: Path) -> Leaving:
+    agent, done = start_agent(), tmp_path / "done"
+    job = plane.add({"until": str(done)})
+    busy(plane, agent)
+    waiting = command.start("maintenance", "on", "--wait")
+    plane.wait_for(lambda: plane.wishes and plane.reports()[-1:] == ["maintenance_pending"])
+    return Leaving(agent, job, waiting, done)
 
 
 def test_status_tells_people_and_scripts_what_the_agent_does(
@@ -176,19 +195,14 @@ def test_stop_by_force_ends_the_jobs_of_an_agent_that_does_not_reach_the_control
 
 
 def test_who_waits_for_maintenance_outlasts_a_restart_of_the_agent(
-    plane: ControlPlane, start_agent: Start, command: Command, tmp_path: Path
+    plane: ControlPlane, start_agent: Start, command: Command, leaving: Leaving
 ) -> None:
-    agent = start_agent()
-    plane.add({"until": str(tmp_path / "done")})
-    busy(plane, agent)
-    waiting = command.start("maintenance", "on", "--wait")
-    plane.wait_for(lambda: plane.wishes and plane.reports()[-1:] == ["maintenance_pending"])
-    agent.kill()
+    leaving.agent.kill()
     again = start_agent()
     plane.wait_for(lambda: plane.session == plane.registrations[-1]["session"] and len(plane.registrations) == 2)
-    assert waiting.poll() is None
-    (tmp_path / "done").touch()
-    assert command.ended(waiting).code == 0
+    assert leaving.waiting.poll() is None
+    leaving.done.touch()
+    assert command.ended(leaving.waiting).code == 0
     assert again.process.poll() is None
 
 
@@ -209,34 +223,20 @@ def test_maintenance_holds_at_once_and_is_told(plane: ControlPlane, start_agent:
     assert "asked for on the machine by" in plane.wishes[1]["comment"]
 
 
-def test_maintenance_waits_for_the_last_job(
-    plane: ControlPlane, start_agent: Start, command: Command, tmp_path: Path
-) -> None:
-    agent = start_agent()
-    job = plane.add({"until": str(tmp_path / "done")})
-    busy(plane, agent)
-    waiting = command.start("maintenance", "on", "--wait")
-    assert waiting.stdout is not None
-    assert waiting.stdout.readline() == "maintenance: no new jobs, 1 job still to end\n"
-    plane.wait_for(lambda: plane.reports()[-1:] == ["maintenance_pending"])
-    assert waiting.poll() is None
-    (tmp_path / "done").touch()
-    assert command.ended(waiting) == (0, "no job runs\n", "")
-    plane.wait_for(lambda: job.state == "success")
+def test_maintenance_waits_for_the_last_job(plane: ControlPlane, command: Command, leaving: Leaving) -> None:
+    assert leaving.waiting.stdout is not None
+    assert leaving.waiting.stdout.readline() == "maintenance: no new jobs, 1 job still to end\n"
+    assert leaving.waiting.poll() is None
+    leaving.done.touch()
+    assert command.ended(leaving.waiting) == (0, "no job runs\n", "")
+    plane.wait_for(lambda: leaving.job.state == "success")
 
 
-def test_who_waits_hears_that_somebody_wants_otherwise(
-    plane: ControlPlane, start_agent: Start, command: Command, tmp_path: Path
-) -> None:
-    agent = start_agent()
-    plane.add({"until": str(tmp_path / "done")})
-    busy(plane, agent)
-    waiting = command.start("maintenance", "on", "--wait")
-    plane.wait_for(lambda: plane.wishes and plane.reports()[-1:] == ["maintenance_pending"])
+def test_who_waits_hears_that_somebody_wants_otherwise(plane: ControlPlane, command: Command, leaving: Leaving) -> None:
     plane.order(requested="active", requested_by="operator", requested_by_name="anna")
-    ran = command.ended(waiting)
+    ran = command.ended(leaving.waiting)
     assert (ran.code, ran.err) == (Overruled.exit_code, "edge-agent: active is wanted meanwhile by operator anna\n")
-    (tmp_path / "done").touch()
+    leaving.done.touch()
 
 
 def test_what_an_operator_wants_shows_on_the_machine(plane: ControlPlane, start_agent: Start, command: Command) -> None:
