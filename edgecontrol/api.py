@@ -183,6 +183,7 @@ _TAGS = {
     "queues": "Pause, resume, limit; for people and scripts.",
     "enrolment-tokens": "Connect machines; for people and scripts.",
     "changes": "Who changed what; for people and scripts.",
+    "me": "Who is asking; for people and scripts.",
     "agent": "What agents speak.",
 }
 #: Status -> what it means, and an example.

@@ -22,6 +22,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "EDGECONTROL_"
 _FROM_FILE = ("DATABASE_URL", "SECRET_KEY")
+#: Set in the same shell perhaps, for `airflow edgecontrol`.
+_OF_OTHERS = {"TOKEN_FILE"}
 
 CommaList = Annotated[list[str], NoDecode]
 
@@ -147,7 +149,7 @@ def read() -> Environment:
 
 
 def _unknown_names(given: dict[str, str]) -> list[str]:
-    known = {name.upper() for name in Environment.model_fields} | {f"{name}_FILE" for name in _FROM_FILE}
+    known = {name.upper() for name in Environment.model_fields} | {f"{name}_FILE" for name in _FROM_FILE} | _OF_OTHERS
     mistakes = []
     for name in sorted(name.removeprefix(PREFIX) for name in given if name.startswith(PREFIX)):
         if name not in known:

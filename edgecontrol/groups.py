@@ -13,7 +13,7 @@ VIEWER, OPERATOR, ADMINISTRATOR = "viewer", "operator", "administrator"
 
 _FLEET = ("workers_app", "jobs_app")
 _OPERATE = ("operate_worker", "operate_queue", "revoke_job", "add_enrolmenttoken")
-_ADMINISTER = ("remove_worker", "revoke_workertoken")
+_ADMINISTER = ("add_worker", "add_workertoken", "remove_worker", "revoke_workertoken")
 
 #: Group -> which permissions; each has those of the ones before it.
 GROUPS: dict[str, Q] = {

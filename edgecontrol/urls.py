@@ -14,6 +14,7 @@ from jobs_app.operator_api import JobViewSet, QueueViewSet, WorkerViewSet
 from jobs_app.self_api import MeView
 from workers_app.agent_api import AgentFileSumView, AgentFileView, EnrolView
 from workers_app.agent_file import ADDRESS
+from workers_app.me_api import CallerView
 from workers_app.operator_api import ChangeViewSet, EnrolmentTokenViewSet
 
 admin.site.site_header = admin.site.site_title = "EdgeControl"
@@ -48,6 +49,7 @@ urlpatterns = [
     path(ADDRESS.removeprefix("/"), AgentFileView.as_view(), name="agent-file"),
     path(ADDRESS.removeprefix("/") + ".sha256", AgentFileSumView.as_view(), name="agent-file-sum"),
     path("api/v1/edge/", include((edge, "edge"))),
+    path("api/v1/fleet/me", CallerView.as_view(), name="caller"),
     path("api/v1/fleet/", include((fleet.urls, "fleet"))),
     path("api/v1/session/", include((session, "rest_framework"))),
     path("api/v1/schema", SpectacularAPIView.as_view(), name="schema"),

@@ -27,12 +27,12 @@ BROUGHT_BY_AIRFLOW = {"airflow", "httpx", "pydantic", "setproctitle"}
 #: Inside an app: each layer may import the ones below it, never above.
 LAYERS = {
     "workers_app": [
-        ["admin", "agent_api", "operator_api", "management"],
+        ["admin", "agent_api", "me_api", "operator_api", "management"],
         ["admin_worker_page"],
         ["admin_changes", "admin_connect", "admin_tokens"],
         ["admin_filters", "admin_lists", "admin_operations", "admin_words", "operation_views"],
         ["operations"],
-        ["enrolment"],
+        ["admission", "enrolment"],
         ["agent_file"],
         ["auth", "personal_tokens", "wishes"],
         ["registry"],

@@ -1,6 +1,6 @@
 """The operator API of workers, enrolment tokens and the record of changes.
 
-Nothing is decided here: what is asked for is done by the tables of operations, by `enrolment` and by `api_lists`.
+Nothing is decided here: it is done by the tables of operations, by `admission`, `enrolment` and `api_lists`.
 What workers hold is known to `jobs_app`, which completes the list of workers.
 """
 
@@ -18,7 +18,7 @@ from rest_framework import exceptions, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from workers_app import agent_file, enrolment, operations, selection, versions
+from workers_app import admission, agent_file, enrolment, operations, selection, versions
 from workers_app.api_lists import (
     ConditionFilter,
     Keyset,
@@ -29,7 +29,15 @@ from workers_app.api_lists import (
 )
 from workers_app.audit import Actor, ActorKind
 from workers_app.models import Change, EnrolmentToken, Worker
-from workers_app.operation_views import FleetViewSet, OperationViewSet, ParameterField, QueuesField, StrictSerializer
+from workers_app.operation_views import (
+    CommentField,
+    FleetViewSet,
+    OperationViewSet,
+    ParameterField,
+    QueuesField,
+    SlotsField,
+    StrictSerializer,
+)
 from workers_app.operations import Kind, Parameter
 from workers_app.states import GONE, Reported, RequestedBy, Shown
 
@@ -144,11 +152,75 @@ class WorkerFilter(ListFilter):
         return queryset.filter(selection.serving(value))
 
 
+class AllowedQueuesField(QueuesField):
+    def to_internal_value(self, data: Any) -> Any:
+        # Said and empty is none; only left out means every queue.
+        return super().to_internal_value(data) or []
+
+
+def _allowed_queues() -> ParameterField:
+    help_text = "What its agent may ask for; null or left out: every queue."
+    return AllowedQueuesField(Parameter(name="queues", kind=Kind.QUEUES, help=help_text))
+
+
+def _resting() -> CommentField:
+    help_text = "Why it shall rest at first, as by request_maintenance, perhaps empty; null or left out: it works."
+    return CommentField(Parameter(name="maintenance", kind=Kind.COMMENT, help=help_text))
+
+
+def _slots() -> SlotsField:
+    help_text = "Slots that it may fill, as by set_worker_concurrency; null or left out: its agent decides."
+    return SlotsField(Parameter(name="concurrency", kind=Kind.SLOTS, help=help_text))
+
+
+class NewWorkerSerializer(StrictSerializer):
+    """A worker host whose machine has not called yet."""
+
+    name = serializers.CharField(trim_whitespace=False, help_text="How the machine is called.")
+    queues = _allowed_queues()
+    team = serializers.CharField(allow_blank=True, default="", help_text="Airflow team that it works for.")
+    concurrency = _slots()
+    maintenance = _resting()
+    with_token = serializers.BooleanField(
+        default=True, help_text="Make its token too; without one the machine has to be enrolled, with `replace`."
+    )
+    token_days = serializers.IntegerField(
+        allow_null=True,
+        default=None,
+        min_value=1,
+        max_value=99_999,
+        help_text="Days until the token expires; null: it does not.",
+    )
+
+
+class MadeWorkerSerializer(WorkerSerializer):
+    worker_token = serializers.CharField(
+        allow_null=True, help_text="The token itself. It is shown this once and kept nowhere; null: none was asked for."
+    )
+
+    class Meta(WorkerSerializer.Meta):
+        fields = [*WorkerSerializer.Meta.fields, "worker_token"]
+
+
+@extend_schema_view(
+    create=extend_schema(
+        summary="Make a worker host",
+        description="Make a worker host whose machine has not called yet, with its token, all of it or nothing. "
+        f"The token needs the permission `{admission.TOKEN_PERMISSION}` too. Where the machine can be asked to enrol, "
+        "an enrolment token is better: its credential then never leaves it.",
+        request=NewWorkerSerializer,
+        responses={201: MadeWorkerSerializer},
+        examples=[
+            OpenApiExample("request", {"name": "press-7", "queues": ["press"], "concurrency": 4}, request_only=True)
+        ],
+    )
+)
 class WorkerViewSet(OperationViewSet):
     """Worker hosts: the edge machines, what is wanted of them, and what they say."""
 
     model = Worker
     operations = operations.WORKERS
+    needs: Mapping[str, str] = {"create": "workers_app.add_worker"}
     nobody = "no such worker"
     names_help = "Names of workers."
     names_example = ("press-7", "press-8")
@@ -169,23 +241,43 @@ class WorkerViewSet(OperationViewSet):
     def get_queryset(self) -> QuerySet[Worker]:
         return Worker.objects.all()
 
+    def get_serializer_class(self) -> Any:
+        return NewWorkerSerializer if self.action == "create" else super().get_serializer_class()
+
+    def create(self, request: Request) -> Response:
+        body = NewWorkerSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        said = body.validated_data
+        newcomer = admission.Newcomer(
+            name=said["name"],
+            allowed_queues=said.get("queues"),
+            team_name=said["team"],
+            concurrency=said.get("concurrency"),
+            maintenance=said.get("maintenance"),
+        )
+        by, text = Actor.of_request(request), None
+        if said["with_token"]:
+            if not request.user.has_perm(admission.TOKEN_PERMISSION):
+                raise exceptions.PermissionDenied(f"A token needs {admission.TOKEN_PERMISSION}; see the groups.")
+            days = said["token_days"]
+            valid_for = None if days is None else timedelta(days=days)
+            worker, text = admission.admit_with_token(newcomer, by=by, valid_for=valid_for)
+        else:
+            worker = admission.admit(newcomer, by=by)
+        made: Any = worker
+        made.worker_token = text
+        return Response(
+            dict(MadeWorkerSerializer(made, context={**self.get_serializer_context(), "held": {}}).data),
+            status=status.HTTP_201_CREATED,
+            headers={"Cache-Control": "no-store"},
+        )
+
     def held(self, worker_ids: Sequence[int]) -> Mapping[int, tuple[int, int]]:
         """How many jobs and slots each of these workers holds; those that hold none may be left out."""
         raise NotImplementedError
 
     def shown(self, rows: Sequence[Worker]) -> Any:
         return self.serialized(rows, held=self.held([worker.pk for worker in rows]))
-
-
-class AllowedQueuesField(QueuesField):
-    def to_internal_value(self, data: Any) -> Any:
-        # Said and empty is none; only left out means every queue.
-        return super().to_internal_value(data) or []
-
-
-def _allowed_queues() -> ParameterField:
-    help_text = "What its agent may ask for; null or left out: every queue."
-    return AllowedQueuesField(Parameter(name="queues", kind=Kind.QUEUES, help=help_text))
 
 
 def _seconds(span: timedelta) -> int:

@@ -37,11 +37,15 @@ def endpoints(schema: Any, prefix: str = "/api/v1/") -> Iterator[tuple[str, str,
 def test_every_endpoint_of_operators_names_the_permission_that_it_needs(schema: Any) -> None:
     named = {}
     for path, method, endpoint in endpoints(schema, FLEET):
+        if path == f"{FLEET}me":
+            assert "Needs no permission." in endpoint["description"]
+            continue
         named[path, method] = endpoint["description"].rpartition("Needs the permission `")[2].removesuffix("`.")
     assert all(permission.split(".")[0] in ("workers_app", "jobs_app") for permission in named.values()), named
     assert named[f"{FLEET}workers/", "get"] == "workers_app.view_worker"
     assert named[f"{FLEET}jobs/{{id}}/log/{{attempt}}/", "get"] == "jobs_app.view_job"
     assert named[f"{FLEET}enrolment-tokens/", "post"] == "workers_app.add_enrolmenttoken"
+    assert named[f"{FLEET}workers/", "post"] == "workers_app.add_worker"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_agents_and_people_have_credentials_of_their_own(schema: Any) -> None:
 def test_every_part_of_the_api_is_introduced(schema: Any) -> None:
     introduced = {tag["name"] for tag in schema["tags"] if tag["description"]}
     used = {tag for *_, endpoint in endpoints(schema) for tag in endpoint["tags"]}
-    assert used == introduced == {*TABLES, "changes", "agent"}
+    assert used == introduced == {*TABLES, "changes", "me", "agent"}
 
 
 def test_every_endpoint_has_a_name_of_its_own(schema: Any) -> None:
@@ -124,3 +128,4 @@ def test_no_secret_of_a_job_or_of_a_token_is_offered(schema: Any) -> None:
     assert not {"workload", "token"} & set(shown["Job"]["properties"])
     assert not {"digest", "enrolment_token"} & set(shown["EnrolmentToken"]["properties"])
     assert "enrolment_token" in shown["MadeEnrolmentToken"]["properties"]
+    assert "worker_token" not in shown["Worker"]["properties"]

@@ -49,7 +49,7 @@ def cost(call: Callable[[], Any]) -> int:
 
 
 class TestCallers:
-    ADDRESSES = ["", "workers", "jobs", "queues", "enrolment-tokens", "changes"]
+    ADDRESSES = ["", "workers", "jobs", "queues", "enrolment-tokens", "changes", "me"]
 
     @pytest.mark.parametrize("address", ADDRESSES)
     @pytest.mark.parametrize("method", ["get", "post"])

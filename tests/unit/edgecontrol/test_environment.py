@@ -106,6 +106,12 @@ def test_a_name_like_no_other_is_refused_without_a_guess(mistakes: Callable[...,
     assert mistakes(XQZJWV="9") == ["EDGECONTROL_XQZJWV: no such setting"]
 
 
+def test_what_airflows_command_is_told_in_the_same_shell_is_no_mistake(
+    given: Callable[..., environment.Environment],
+) -> None:
+    assert given(TOKEN_FILE="/home/maria/edgecontrol.token").threads == 512
+
+
 def test_each_mistake_has_its_own_line(mistakes: Callable[..., list[str]]) -> None:
     lines = mistakes(THREADS="few", PROCESSES="0", SECRET_KAY="x", DATABASE_URL_FILE="/nowhere/url")
     assert sorted(line.partition(":")[0] for line in lines) == [
