@@ -84,7 +84,13 @@ class Adoption:
         rows = self._store.adopt(job_ids, dispatcher=dispatcher)
         for row in rows:
             if row.state not in FINAL:
-                job = OpenJob(id=row.id, key=queueing.key_of(row), airflow_id=row.airflow_id)
+                job = OpenJob(
+                    id=row.id,
+                    key=queueing.key_of(row),
+                    airflow_id=row.airflow_id,
+                    queue=row.queue,
+                    handed_out=row.attempt > 0,
+                )
                 self._ledger.add(job, renew_at=time.monotonic())
         return {row.id for row in rows}
 

@@ -35,6 +35,7 @@ class Ending:
     verdict: Verdict
     state: str
     reason: str
+    row: JobRow
 
 
 class Endings:
@@ -125,4 +126,4 @@ class Endings:
         if self._ledger.newest(key) not in (None, row.id):
             # Airflow has queued it again (a deferred task that resumed): an event would hit the new job.
             verdict = Verdict.SILENCE
-        return Ending(job_id=row.id, key=key, verdict=verdict, state=row.state, reason=row.reason)
+        return Ending(job_id=row.id, key=key, verdict=verdict, state=row.state, reason=row.reason, row=row)

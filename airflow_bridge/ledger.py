@@ -15,6 +15,9 @@ class OpenJob:
     id: UUID
     key: Hashable
     airflow_id: UUID
+    queue: str = ""
+    #: A worker had it when it came here, so that its start was another scheduler's to count.
+    handed_out: bool = False
 
 
 class Ledger:

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
+from airflow_bridge import fleet
 from airflow_bridge.database import Connections
+from airflow_bridge.fleet import QueueNow, WorkerNow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,9 @@ class JobRow:
     state: str
     airflow_outcome: str
     reason: str
+    queue: str = ""
+    #: How often it was handed out.
+    attempt: int = 0
     #: Its process cannot be alive any more, whoever saw it last.
     process_gone: bool = False
 
@@ -167,7 +172,7 @@ SELECT id FROM revoked WHERE (SELECT told FROM told_workers) >= 0
 # The index job_untold serves this: its size is what is untold, not what is stored.
 _UNTOLD = """
 SELECT id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason,
-    process_gone
+    queue, attempt, process_gone
 FROM edgecontrol.job
 WHERE dispatcher = %(dispatcher)s AND told_at IS NULL
     AND state IN ('failed', 'lost', 'refused', 'revoked', 'success')
@@ -187,7 +192,7 @@ WITH free AS (
 )
 UPDATE edgecontrol.job SET dispatcher = %(dispatcher)s, told_at = NULL FROM free WHERE job.id = free.id
 RETURNING job.id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason,
-    process_gone
+    queue, attempt, process_gone
 """
 
 # Costs as much as is untold (job_untold).
@@ -345,6 +350,15 @@ class Store:
         """Give jobs that still wait a fresh token, which is accepted for so long; return those that did."""
         rows = self._run(_RENEW, ids=list(tokens.keys()), tokens=list(tokens.values()), seconds=seconds)
         return {row.id for row in rows}
+
+    def workers_now(self, *, team_name: str) -> list[WorkerNow]:
+        """This team's workers, those that are gone too. Costs as much as they are and the fleet holds."""
+        return [WorkerNow(**row._asdict()) for row in self._run(fleet.WORKERS, team_name=team_name)]
+
+    def queues_now(self, *, team_name: str) -> list[QueueNow]:
+        """The queues in which jobs of this team wait or are held."""
+        rows = self._run(fleet.QUEUES, team_name=team_name, most=fleet.MOST_COUNTED)
+        return [QueueNow(**row._asdict()) for row in rows]
 
     def log_parts(self, log_path: str) -> list[LogPart]:
         """Whose logs make up this path, oldest first: one part per attempt with a log, and every newest attempt."""

@@ -23,8 +23,8 @@ from agent.client import ORDERS, REGISTERED
 from agent.orders import Orders
 from agent.wishes import ACTIVE, AUTOMATIC, MACHINE, MAINTENANCE, OPERATOR, Wish
 from airflow_bridge import config as bridge_config
+from airflow_bridge import fleet, store
 from airflow_bridge import states as bridge_states
-from airflow_bridge import store
 from edgecontrol.environment import Environment
 from jobs_app import agent_api, states
 from jobs_app.models import Job, LogChunk, Queue
@@ -32,9 +32,9 @@ from jobs_app.notices import JOBS_CHANNEL
 from workers_app import versions
 from workers_app.models import Worker
 from workers_app.notices import WORKER_CHANNEL
-from workers_app.states import RequestedBy
+from workers_app.states import GONE, RequestedBy, Shown
 
-STORE = Path(store.__file__).read_text()
+STORE = Path(store.__file__).read_text() + Path(fleet.__file__).read_text()
 
 
 def columns(model: type) -> set[str]:
@@ -76,6 +76,11 @@ def test_notifications_have_the_same_channels_and_payloads_on_both_sides() -> No
     assert said == {"worker", "queue", "team", "slots", "count"}
     # `queues` is the control plane's own word, when an operator has changed a queue.
     assert heard == said | {"queues"}
+
+
+def test_the_figures_of_a_fleet_know_the_states_of_workers() -> None:
+    assert set(fleet.GONE) == {state.value for state in GONE}
+    assert set(fleet.MAINTENANCE) < {state.value for state in Shown}
 
 
 def test_one_patience_has_one_default() -> None:

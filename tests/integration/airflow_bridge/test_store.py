@@ -394,6 +394,8 @@ def test_no_method_takes_more_than_one_statement(store: Store, database: Databas
         lambda: store.expire([given.id], limit_seconds=1),
         lambda: store.renew_tokens({given.id: "t"}, seconds=600),
         lambda: store.revoke([given.id], reason=""),
+        lambda: store.workers_now(team_name=""),
+        lambda: store.queues_now(team_name=""),
         lambda: store.log_parts("a.log"),
         lambda: store.log_page(job_id=given.id, attempt=0, start=0, size=1),
         lambda: store.add_log(log_path="a.log", data=b"x"),
