@@ -14,10 +14,12 @@ from airflow.configuration import conf as airflow_conf
 from airflow.executors.base_executor import BaseExecutor
 from airflow.executors.workloads.base import BaseWorkloadSchema
 from airflow.models.callback import CallbackKey
+from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import CallbackState, TaskInstanceState
 
 from airflow_bridge import config, outbox, queueing
 from airflow_bridge.adoption import Adoption
+from airflow_bridge.airflow_features import workload_key
 from airflow_bridge.containment import contained, nothing
 from airflow_bridge.database import StoreAway
 from airflow_bridge.endings import Ending, Endings
@@ -61,6 +63,7 @@ class EdgeControlExecutor(BaseExecutor):
         self._ledger = Ledger()
         self._endings = Endings(self._store, self._ledger, patience=self.config.outage_patience)
         self.running: set[Any] = set()
+        self.queued_connection_tests: dict[Any, Any] = {}  # Airflow has it since 3.3
         self._buffered_at: dict[Any, float] = {}
         #: Buffered ones whose INSERT may have had its effect, by id.
         self._tried: set[UUID] = set()
@@ -109,7 +112,7 @@ class EdgeControlExecutor(BaseExecutor):
     def queue_workload(self, workload: Any, session: Any) -> None:
         """Only buffer: this runs inside the scheduler's critical section."""
         super().queue_workload(workload, session)
-        self._buffered_at[workload.key] = time.monotonic()
+        self._buffered_at[workload_key(workload)] = time.monotonic()
 
     def trigger_tasks(self, open_slots: int) -> None:
         """Write all that is buffered, whatever the slots: jobs that wait for a worker occupy none."""
@@ -117,8 +120,11 @@ class EdgeControlExecutor(BaseExecutor):
 
     @contained(otherwise=nothing)
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
-        batches = outbox.batches([w for w in workload_items if w.key not in self._set_apart], size=self._batch)
-        batches += [[w] for w in workload_items if w.key in self._set_apart and self._turns.outage.may_try(w.key)]
+        batches = outbox.batches(
+            [w for w in workload_items if workload_key(w) not in self._set_apart], size=self._batch
+        )
+        may_try = self._turns.outage.may_try
+        batches += [[w] for w in workload_items if (key := workload_key(w)) in self._set_apart and may_try(key)]
         for number, batch in enumerate(batches):
             if number and not self._turns.time_is_left():
                 return
@@ -206,6 +212,8 @@ class EdgeControlExecutor(BaseExecutor):
 
     def log_task_event(self, *, event: str, extra: str, ti_key: Any) -> None:
         """Add a line to Airflow's audit log."""
+        if not isinstance(ti_key, TaskInstanceKey):
+            return  # a callback; Airflow asks that itself since 3.3
         super().log_task_event(event=event, extra=extra, ti_key=ti_key)
         # Airflow 3.3.2 saves them out of a generator, so that SQLAlchemy finds each one collected already, and its
         # columns empty (scheduler_job_runner.py:1268): somebody has to hold them.
@@ -227,7 +235,7 @@ class EdgeControlExecutor(BaseExecutor):
     def _job_of(self, workload: Any) -> NewJob | None:
         """The row to write; None when there can be none, and then the workload has been failed."""
         try:
-            waited = time.monotonic() - self._buffered_at.get(workload.key, float("-inf"))
+            waited = time.monotonic() - self._buffered_at.get(workload_key(workload), float("-inf"))
             return queueing.job_of(
                 workload,
                 token_seconds=self._tokens.left(age=waited),
@@ -237,16 +245,16 @@ class EdgeControlExecutor(BaseExecutor):
                 default_queue=airflow_conf.get("operators", "default_queue"),
             )
         except Exception as error:
-            self.log.exception("EdgeControl: cannot make a job of %s", workload.key)
-            self._unbuffer(workload.key)
-            self.fail(workload.key, f"EdgeControl could not make a job of it: {error}")
+            self.log.exception("EdgeControl: cannot make a job of %s", workload_key(workload))
+            self._unbuffer(workload_key(workload))
+            self.fail(workload_key(workload), f"EdgeControl could not make a job of it: {error}")
             return None
 
     def _assign_id(self, workload: Any) -> UUID:
         """Give the queueing an id where Airflow gave none, and let Airflow store it."""
         job_id = uuid4()
         workload.ti.external_executor_id = str(job_id)
-        self.change_state(workload.key, TaskInstanceState.QUEUED, str(job_id), remove_running=False)
+        self.change_state(workload_key(workload), TaskInstanceState.QUEUED, str(job_id), remove_running=False)
         return job_id
 
     def _write(self, jobs: Sequence[NewJob]) -> None:
@@ -310,7 +318,7 @@ class EdgeControlExecutor(BaseExecutor):
                 or found.state != TaskInstanceState.QUEUED
                 or found.job_id != queueing.assigned_id(workload)
             ):
-                self._unbuffer(workload.key)
+                self._unbuffer(workload_key(workload))
 
     # Out of the table.
 

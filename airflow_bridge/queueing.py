@@ -7,9 +7,9 @@ from uuid import UUID
 
 from airflow.executors import workloads
 from airflow.models.callback import CallbackKey
-from airflow.models.connection_test import ConnectionTestKey
 from airflow.models.taskinstancekey import TaskInstanceKey
 
+from airflow_bridge.airflow_features import ConnectionTestKey
 from airflow_bridge.states import Kind
 from airflow_bridge.store import JobRow, NewJob
 
@@ -97,7 +97,7 @@ def assigned_id(workload: Any) -> UUID | None:
 def key_of(row: JobRow | NewJob) -> Any:
     """Airflow's key of this job."""
     if row.kind == Kind.CALLBACK:
-        return CallbackKey(id=str(row.airflow_id))
+        return CallbackKey(str(row.airflow_id))  # a plain string before 3.3
     if row.kind == Kind.CONNECTION_TEST:
         return ConnectionTestKey(id=str(row.airflow_id))
     return TaskInstanceKey(

@@ -1,0 +1,30 @@
+"""What one Airflow has and an older one has not: asked here alone, by feature, never by version; nothing is patched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow._shared.observability.metrics import stats as _stats
+from airflow.executors import workloads
+
+try:
+    from airflow.models.connection_test import ConnectionTestKey
+except ImportError:
+    ConnectionTestKey = None
+
+__all__ = ["CONNECTION_TESTS", "ConnectionTestKey", "stats", "workload_key"]
+
+#: Whether Airflow hands connection tests to executors (since 3.3).
+CONNECTION_TESTS: bool = ConnectionTestKey is not None
+
+#: `gauge`, `incr`, `timing` ...: functions of a module since 3.3, and of a class in it before.
+stats: Any = _stats if hasattr(_stats, "gauge") else _stats.Stats
+
+
+def workload_key(workload: Any) -> Any:
+    """Airflow's key of what is executed. Since 3.3 a workload knows its own; before, what is in it does."""
+    if isinstance(workload, workloads.ExecuteTask):
+        return workload.ti.key
+    if isinstance(workload, workloads.ExecuteCallback):
+        return workload.callback.key
+    return workload.key
