@@ -23,7 +23,7 @@ from agent import registration, state_dir, tokens
 from agent.client import ApiError, Client
 from agent.config import ENROLLED, Enrolment
 from agent.errors import AgentError, BadConfig, BadStateDir, BadToken, NameTaken, Unreachable
-from agent.jobs import sync, write
+from agent.files import sync, write
 from agent.retry import Backoff
 from agent.transport import Transport
 

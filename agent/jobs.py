@@ -23,27 +23,20 @@ a directory of that user, `state_dir/tasks/<id>.<attempt>/` (0700), which is rea
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
 import os
-import struct
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from agent.files import object_in, read_json, write
+from agent.locks import holder_of, is_locked
 from agent.processes import Supervisor, is_alive, start_ticks
-from agent.safe_files import is_there, open_inside, read_inside, relative_parts, unlink_inside
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from agent.safe_files import NEVER_A_FILE, is_there, open_inside, read_inside, relative_parts, unlink_inside
 
 log = logging.getLogger("agent.jobs")
 
@@ -56,17 +49,11 @@ RESULT_TYPES: dict[str, type | tuple[type, ...]] = {
     "airflow_outcome": str,
     "exit_code": (int, type(None)),
 }
-#: Of a name behind which there is no file of its job, and never will be by waiting.
-NEVER_A_FILE = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EPERM, errno.EFBIG, errno.EMLINK}
-)
 #: What `started` says, of another user's supervisor, as its runner told it before the task began.
 NOTED = "supervisor"
 #: Where other users' tasks run, beside the jobs; for them to pass, not to list.
 PLACES = "tasks"
 PLACES_MODE = 0o711
-#: Linux's `struct flock`: type, whence, start, length, process.
-_FLOCK = struct.Struct("@hhqqi0q")
 
 
 class Key(NamedTuple):
@@ -326,7 +313,7 @@ def read_job(directory: Path) -> Job | None:
     """The job of a directory, or None when it is not a whole one. Raises OSError when that cannot be told now."""
 
     def read(name: str) -> dict[str, Any]:  # in a directory that tasks of the agent's own user can write to
-        return _object(lambda: read_inside(directory, name, most_bytes=MOST_BYTES, uid=None)) or {}
+        return object_in(lambda: read_inside(directory, name, most_bytes=MOST_BYTES, uid=None)) or {}
 
     facts = read("job.json")
     try:
@@ -350,90 +337,3 @@ def read_job(directory: Path) -> Job | None:
         shipped = read("shipped")
         job.shipped, job.log_done = int(shipped.get("size", 0)), bool(shipped.get("done", False))
     return job
-
-
-def is_locked(path: Path, *, uid: int | None = None) -> bool:
-    """Whether another process holds the lock. Takes it for an instant, so whoever locks for good tries twice.
-
-    Raises OSError when that cannot be told now: a process must not be taken for dead because no descriptor is free.
-    What a task has put in the lock's place is none.
-    """
-    try:
-        handle = open_inside(path.parent, path.name, os.O_RDWR, uid=uid)
-    except OSError as error:
-        if error.errno in NEVER_A_FILE:
-            return False
-        raise
-    try:
-        return not try_lock(handle)
-    finally:
-        os.close(handle)
-
-
-def holder_of(path: Path, *, uid: int) -> int | None:
-    """Which process holds the lock; None when none does, or where the kernel does not tell.
-
-    Raises OSError when there is no file of that user's.
-    """
-    if sys.platform != "linux" or fcntl is None:
-        return None
-    handle = open_inside(path.parent, path.name, os.O_RDWR, uid=uid)
-    try:
-        answer = fcntl.fcntl(handle, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-    finally:
-        os.close(handle)
-    kind, _, _, _, pid = _FLOCK.unpack(answer)
-    return pid if kind != fcntl.F_UNLCK and pid > 0 else None
-
-
-def try_lock(handle: int) -> bool:
-    """Take the lock of an open file for this process, without waiting; False when another process has it."""
-    try:
-        if fcntl is not None:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
-    return True
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in the file; None when it is missing or broken. Raises OSError when it cannot be read now."""
-    return _object(path.read_bytes)
-
-
-def _object(read: Callable[[], bytes]) -> dict[str, Any] | None:
-    try:
-        content = json.loads(read())
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Replace the file in one step, readable by this user only; `durable` waits for the disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        while content:  # a disk that is nearly full takes a part without an error
-            content = content[os.write(handle, content) :]
-        if durable:
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-    temporary.replace(path)
-
-
-def sync(folder: Path) -> None:
-    """Make a rename in the folder durable, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -23,7 +23,7 @@ from typing import Any
 
 from agent import state_dir as state_directory
 from agent.errors import AgentError, BadStateDir, NoAnswer, NotRunning
-from agent.jobs import read_json, write
+from agent.files import read_json, write
 
 log = logging.getLogger("agent.local")
 

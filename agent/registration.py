@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.client import NOT_OURS, ApiError, Client
 from agent.errors import AgentError, BadConfig, BadToken, NameTaken, Outdated, Unreachable, WrongUrl
-from agent.jobs import read_json, write
+from agent.files import read_json, write
 from agent.obstacles import Obstacle
 from agent.retry import Backoff, is_repeatable
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from agent import __version__
 from agent.errors import BadStateDir, NoAirflow
-from agent.jobs import write
+from agent.files import write
 from agent.packages import Packages
 from agent.task_kinds import TaskKind
 

@@ -17,6 +17,10 @@ from uuid import uuid4
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_DIRECTORY", 0)
 _BY_HANDLE = os.open in os.supports_dir_fd
+#: Of a name behind which there is no file of its job, and never will be by waiting.
+NEVER_A_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EPERM, errno.EFBIG, errno.EMLINK}
+)
 #: Each look removes what it finds; more than one is needed only where somebody still writes.
 _LOOKS = 3
 

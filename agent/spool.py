@@ -13,7 +13,8 @@ from typing import Any
 from uuid import UUID
 
 from agent.accounts import Account
-from agent.jobs import PLACES, PLACES_MODE, Job, read_job, sync, write
+from agent.files import sync, write
+from agent.jobs import PLACES, PLACES_MODE, Job, read_job
 from agent.safe_files import remove
 
 log = logging.getLogger("agent.jobs")

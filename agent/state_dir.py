@@ -10,7 +10,9 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from agent.errors import AlreadyRunning, BadStateDir
-from agent.jobs import PLACES, PLACES_MODE, is_locked, read_json, try_lock, write
+from agent.files import read_json, write
+from agent.jobs import PLACES, PLACES_MODE
+from agent.locks import is_locked, try_lock
 
 
 def take(folder: Path, *, passable: bool = False) -> int:

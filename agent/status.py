@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import PROTOCOL, __version__
-from agent.jobs import Found, Job, read_job, read_json
+from agent.files import read_json
+from agent.jobs import Found, Job, read_job
 from agent.safe_files import is_there
 from agent.wishes import AUTOMATIC, MACHINE, OPERATOR, after
 from agent.wishes import FILE as WISHES

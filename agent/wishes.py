@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from agent import sysinfo
 from agent.errors import BadStateDir
-from agent.jobs import read_json, write
+from agent.files import read_json, write
 from agent.state_dir import is_ours, not_ours
 
 log = logging.getLogger("agent.wishes")

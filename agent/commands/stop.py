@@ -10,7 +10,7 @@ from typing import Any
 
 from agent import config, state_dir
 from agent.commands.texts import add_place_flags, jobs
-from agent.jobs import read_json
+from agent.files import read_json
 from agent.local_control import FILE, ask
 from agent.status import active
 

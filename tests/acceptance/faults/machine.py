@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from agent.jobs import read_json
+from agent.files import read_json
 from tests.integration.agent.conftest import Agent
 
 

@@ -15,10 +15,11 @@ from uuid import uuid4
 import pytest
 
 from agent import processes, runner
+from agent.files import read_json
 from agent.gate import Gate
 from agent.held import Held
 from agent.intake import Intake
-from agent.jobs import Job, read_json
+from agent.jobs import Job
 from agent.orders import Orders
 from agent.spool import RESULT_BYTES
 from tests.unit.agent.conftest import SETTINGS, Plane

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from agent.files import write
 from agent.gate import Gate
 from agent.held import Held
 from agent.job_watch import START_SECONDS, JobWatch
-from agent.jobs import Found, Job, read_job, write
+from agent.jobs import Found, Job, read_job
 
 Add = Callable[..., Job]
 
@@ -190,8 +191,8 @@ def test_a_task_is_not_dead_because_no_descriptor_is_free(
     ended.finish({"state": "success", "airflow_outcome": "success"})
     with lock(running):
         with monkeypatch.context() as patch:
-            patch.setattr("agent.jobs.os.open", no_descriptors)
-            patch.setattr("agent.jobs.Path.read_bytes", no_descriptors)
+            patch.setattr("agent.locks.os.open", no_descriptors)
+            patch.setattr("agent.files.Path.read_bytes", no_descriptors)
             watch.look_at_all()
             watch.look_at_all()
             watch.stop(kept, gone=False)

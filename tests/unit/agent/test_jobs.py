@@ -15,6 +15,7 @@ from agent import jobs, state_dir
 from agent.errors import BadStateDir
 from agent.held import Held
 from agent.jobs import Found, Job
+from agent.locks import is_locked
 from agent.spool import Spool
 from tests.unit.agent.conftest import write_log
 
@@ -221,9 +222,9 @@ def test_a_file_system_that_has_no_locks_is_not_one_that_is_locked(
         raise OSError(errno.ENOLCK, "No locks available")
 
     (tmp_path / "lock").touch()
-    monkeypatch.setattr("agent.jobs.fcntl.lockf", no_locks)
+    monkeypatch.setattr("agent.locks.fcntl.lockf", no_locks)
     with pytest.raises(OSError, match="No locks"):
-        jobs.is_locked(tmp_path / "lock")
+        is_locked(tmp_path / "lock")
     with pytest.raises(BadStateDir, match="No locks"):
         state_dir.take(tmp_path)
 
