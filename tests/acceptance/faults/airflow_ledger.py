@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -14,6 +14,8 @@ from tests.acceptance.faults.ledger import Row
 Try = tuple[str, int, int]
 #: A task instance: (task, map index)
 Place = tuple[str, int]
+#: What a job may have ended with while its try went on.
+GOES_ON = frozenset({"deferred", "up_for_reschedule"})
 
 
 def balance(
@@ -26,19 +28,24 @@ def balance(
     recovery_seconds: float | None = None,
     retried: dict[Place, int] | None = None,
     unheard: Collection[str] = (),
+    ended: Mapping[Place, str] | None = None,
+    rerun: bool = False,
+    elsewhere: Collection[Place] = (),
 ) -> Row:
     """Compare all books of a run that has ended.
 
-    Every task has to have succeeded at its first try, but for those in `retried`, at that one. `unheard` names machines
-    that were lost: what their tasks logged may be missing, and a job there need not have ended as its task did.
+    Every task has to have succeeded at its first try, but for those in `retried`, at that one, and those in `ended`,
+    which says how. `unheard` names machines that were lost: what their tasks logged may be missing, and a job there
+    need not have ended as its task did. In a run that was `rerun` work is done once in each try. What ran `elsewhere`,
+    in another executor, is in none of our books.
     """
     row = Row(case=case, faults=faults, jobs=0, recovery_seconds=recovery_seconds)
-    tis = site.task_instances(dag_id, run_id)
+    tis = [ti for ti in site.task_instances(dag_id, run_id) if place_of(ti) not in elsewhere]
     jobs = site.jobs(run_id)
     row.jobs = len(jobs)
     said = site.witnessed(run_id)
-    _check_ends(row, tis, retried or {})
-    _check_starts(row, tis, said)
+    _check_ends(row, tis, retried or {}, ended or {})
+    _check_starts(row, tis, said, once_a_try=rerun)
     _check_jobs(row, tis, jobs)
     _check_slots(row, site, said)
     _check_logs(row, site, jobs, unheard)
@@ -48,48 +55,51 @@ def balance(
     return row
 
 
-def _check_ends(row: Row, tis: list[dict[str, Any]], retried: dict[Place, int]) -> None:
+def _check_ends(row: Row, tis: list[dict[str, Any]], retried: dict[Place, int], ended: Mapping[Place, str]) -> None:
     for ti in tis:
-        place = (ti["task_id"], ti["map_index"])
+        place = place_of(ti)
         expected = retried.get(place, 1)
-        if ti["state"] != "success":
+        if ti["state"] != ended.get(place, "success"):
             row.lost += 1
             row.complaints.append(f"{place} has ended as {ti['state']} at try {ti['try_number']}")
         elif ti["try_number"] != expected:
             row.wrong += 1
-            row.complaints.append(f"{place} has succeeded at try {ti['try_number']}, not {expected}")
+            row.complaints.append(f"{place} has ended as {ti['state']} at try {ti['try_number']}, not {expected}")
 
 
-def _check_starts(row: Row, tis: list[dict[str, Any]], said: list[dict[str, Any]]) -> None:
+def _check_starts(row: Row, tis: list[dict[str, Any]], said: list[dict[str, Any]], *, once_a_try: bool) -> None:
     """No try starts twice, none works to its end after another has, and Airflow knows of each."""
     starts = Counter(try_of(line) for line in said if line["what"] == "start")
     for one, count in starts.items():
         if count > 1:
             row.doubled += count - 1
             row.complaints.append(f"{one} was started {count} times")
-    for place, count in Counter(try_of(line)[:2] for line in said if line["what"] == "end").items():
+    ends = [try_of(line) for line in said if line["what"] == "end"]
+    for place, count in Counter(ends if once_a_try else [one[:2] for one in ends]).items():
         if count > 1:
             row.doubled += count - 1
             row.complaints.append(f"{place} did its work {count} times")
-    known = {(ti["task_id"], ti["map_index"], one["try_number"]) for ti in tis for one in ti["tries"]}
+    known = {(*place_of(ti), one["try_number"]) for ti in tis for one in ti["tries"]}
     for one in starts.keys() - known:
         row.wrong += 1
         row.complaints.append(f"{one} was started, and Airflow does not know of it")
     for ti in tis:
-        if ti["state"] == "success" and (ti["task_id"], ti["map_index"], ti["try_number"]) not in starts:
+        if ti["state"] == "success" and (*place_of(ti), ti["try_number"]) not in starts:
             row.wrong += 1
             row.complaints.append(f"{ti['task_id']}, {ti['map_index']} has succeeded and never started")
 
 
 def _check_jobs(row: Row, tis: list[dict[str, Any]], jobs: list[dict[str, Any]]) -> None:
     """Every job is final; one that ended with its task's outcome says the same as Airflow; none is missing."""
-    states = {(ti["task_id"], ti["map_index"], one["try_number"]): one["state"] for ti in tis for one in ti["tries"]}
+    states = {(*place_of(ti), one["try_number"]): one["state"] for ti in tis for one in ti["tries"]}
     outcomes: dict[Try, list[str]] = defaultdict(list)
     for job in jobs:
         one = (job["task_id"], job["map_index"], job["try_number"])
         if job["finished_at"] is None:
             row.lost += 1
             row.complaints.append(f"the job of {one} is {job['state']}")
+        if job["state"] == "success" and job["airflow_outcome"] in GOES_ON:
+            continue
         if job["state"] == "success" and job["airflow_outcome"] != states.get(one):
             row.wrong += 1
             row.complaints.append(f"the job of {one} ended as {job['airflow_outcome']}, Airflow: {states.get(one)}")
@@ -131,6 +141,10 @@ def _check_logs(row: Row, site: AirflowSite, jobs: list[dict[str, Any]], unheard
                 same = sum(a == b for a, b in zip(stored, truth, strict=False))
                 row.log_bytes += max(len(stored), len(truth)) - same
                 row.complaints.append(f"log of {job['id']}.{attempt}: {len(stored)} bytes stored, {len(truth)} written")
+
+
+def place_of(ti: dict[str, Any]) -> Place:
+    return ti["task_id"], ti["map_index"]
 
 
 def try_of(line: dict[str, Any]) -> Try:

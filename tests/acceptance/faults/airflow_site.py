@@ -5,191 +5,101 @@ It serves all cases on real Airflow, one after the other, so every case leaves e
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
 import random
-import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, LiteralString
 
 import psutil
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from deploy.demo.airflow_api import AirflowApi
 from deploy.demo.database import addresses
-from deploy.demo.environments import ADMIN, CHECKOUT, Environments, airflow_variables, free_port
-from deploy.demo.parts import Part, Parts, bring_up
-from deploy.demo.processes import MARK, Child, PartFailed, Processes
+from deploy.demo.environments import ADMIN, CHECKOUT, free_port
+from deploy.demo.parts import bring_up
+from deploy.demo.processes import PartFailed
 from tests.acceptance.faults.airflow_machine import AirflowMachine
-from tests.acceptance.faults.pace import FULL, REAL, Pace
+from tests.acceptance.faults.airflow_programs import (
+    DAGS,
+    PACE,
+    PARTS,
+    SiteEnvironments,
+    SiteParts,
+    SiteProcesses,
+    stop_postgres,
+)
 from tests.acceptance.faults.pipe import Pipe
 from tests.acceptance.faults.proxy import FaultProxy
 from tests.acceptance.keeper import Keeper
 from tests.acceptance.site import kill_tree
 
-DAGS = Path(__file__).resolve().parent / "dags"
-#: What Airflow itself waits for cannot all be a tenth: a patience of 60 s is twice what its SDK alone would endure.
-PACE = REAL if FULL else Pace(heartbeat=3, silent=10, patience=60, release=5, claim_wait=10, housekeeping=1)
-#: After so long in the queue Airflow takes a task for stuck. Its tokens are good for as long, so that it has to exceed
-#: the patience, as it does by default: a start that meets an outage needs its token until then.
-STUCK_SECONDS = 600 if FULL else 90
-#: After so long without a heartbeat Airflow itself gives a task up: as by default, a moment after EdgeControl does.
-DEAD_SECONDS = 300 if FULL else PACE.patience + 30 + 20
-#: A scheduler is missed when its heartbeat is older.
-HEALTH_SECONDS = 5
 #: Beyond the patience: how long a job of a dead scheduler may stay untold, with its next one's looks and starts.
 UNTOLD_SECONDS = 200
 START_SECONDS = 240.0
-#: Those that can be killed by name, in the order in which they need each other.
-PARTS = ("PostgreSQL", "control plane", "api-server", "dag-processor", "scheduler", "triggerer")
 
 _MAKE_TOKENS = """
 from pathlib import Path
 from workers_app import auth, registry
 from workers_app.audit import Actor
 for name in {names!r}:
-    worker = registry.create(name=name, allowed_queues=None, team_name="", by=Actor.of_command())
+    worker = registry.create(name=name, allowed_queues=None, team_name={team!r}, by=Actor.of_command())
     Path({folder!r}, name + ".token").write_text(auth.issue(worker=worker, valid_for=None, by=Actor.of_command()))
 """
-
-
-@dataclass(frozen=True)
-class SiteEnvironments(Environments):
-    """The demo's environments, with other DAGs and quicker clocks."""
-
-    #: The port at which the bridge finds EdgeControl's database.
-    database_port: int = 0
-    #: Where machines and their tasks find Airflow.
-    way_to_airflow: str = ""
-    #: More settings of Airflow, by `section.option`.
-    settings: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def control_plane(self) -> dict[str, str]:
-        return {
-            **super().control_plane,
-            **PACE.environ,
-            "EDGECONTROL_THREADS": "128",
-            "EDGECONTROL_EXECUTION_API_URL": f"{self.way_to_airflow}/execution/",
-        }
-
-    @property
-    def airflow(self) -> dict[str, str]:
-        database = conninfo_to_dict(self.databases["edgecontrol"])
-        settings = {
-            "core.executor": "airflow_bridge.executor.EdgeControlExecutor,LocalExecutor",
-            "core.dags_folder": str(DAGS),
-            "core.parallelism": "64",
-            "core.default_pool_task_slot_count": "1000",
-            "edgecontrol.database_url": make_conninfo(**{**database, "host": "127.0.0.1", "port": self.database_port}),
-            "edgecontrol.outage_patience": str(PACE.patience),
-            "scheduler.task_instance_heartbeat_timeout": str(DEAD_SECONDS),
-            "scheduler.task_instance_heartbeat_timeout_detection_interval": "10" if FULL else "3",
-            "scheduler.task_queued_timeout": str(STUCK_SECONDS),
-            "scheduler.task_queued_timeout_check_interval": "2",
-            # They only say how soon a scheduler is missed: with the real ones 50 kills would take hours.
-            "scheduler.scheduler_health_check_threshold": str(HEALTH_SECONDS),
-            "scheduler.scheduler_heartbeat_sec": "1",
-            "scheduler.orphaned_tasks_check_interval": "5",
-            **dict(self.settings),
-        }
-        witness = self.state_dir / "beside" / "witness"
-        witness.parent.mkdir(exist_ok=True)
-        return {**super().airflow, **airflow_variables(settings), "WITNESS": str(witness)}
-
-    @property
-    def machine(self) -> dict[str, str]:
-        """What tasks at the edge are told of Airflow."""
-        settings = {
-            "core.dags_folder": str(DAGS),
-            "core.load_examples": "false",
-            "scheduler.task_instance_heartbeat_timeout": str(DEAD_SECONDS),
-            "workers.min_heartbeat_interval": "5" if FULL else "1",
-            "usage_data_collection.enabled": "false",
-        }
-        return {"AIRFLOW_HOME": str(self.state_dir / "machines" / "airflow"), **airflow_variables(settings)}
-
-
-class SiteProcesses(Processes):
-    """Processes that may be started again; all starts come from one thread, with which they would die."""
-
-    def __init__(self, state_dir: Path) -> None:
-        super().__init__(state_dir)
-        self._starter = ThreadPoolExecutor(1)
-        self._times: dict[str, int] = {}
-
-    def start(self, name: str, argv: list[str], **kwargs: Any) -> Child:
-        """Start it, with the output of each start in a file of its own."""
-        number = self._times[name] = self._times.get(name, 0) + 1
-        known = name if number == 1 else f"{name} {number}"
-        return self._starter.submit(Processes.start, self, known, argv, **kwargs).result()
-
-    def newest(self, name: str) -> Child:
-        number = self._times[name]
-        known = name if number == 1 else f"{name} {number}"
-        return next(child for child in self.children if child.name == known)
-
-    def stop(self) -> None:
-        """Kill all that was started here and all that comes of it, the database last: nothing here is to be kept."""
-        keepers = {child.popen.pid for child in self.children if child.name.startswith("PostgreSQL")}
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark and process.pid not in keepers:
-                    process.kill()
-        stop_postgres(self.record.parent)
-        for child in self.children:
-            child.popen.wait(timeout=60)
-        self.children.clear()
-        self._starter.shutdown()
-
-
-def stop_postgres(state_dir: Path) -> None:
-    """Immediate shutdown, as after a crash; the process that keeps the server ends over it."""
-    with contextlib.suppress(OSError):
-        os.kill(int((state_dir / "postgres" / "postmaster.pid").read_text().split("\n")[0]), signal.SIGQUIT)
-
-
-class SiteParts(Parts):
-    """Those of the demo's parts that a case needs; it starts its machines itself."""
-
-    def all(self) -> list[Part]:
-        return [part for part in super().all() if part.name not in ("worker token", "agent", "admin login")]
-
-    def _configure_airflow(self) -> None:
-        self.airflow.login()
-
-    def _dag_is_known(self) -> bool:
-        return self.airflow.call("GET", "dags/work_beside", missing_ok=True) is not None
 
 
 class AirflowSite:
     """Everything of Airflow and EdgeControl on this machine. `kept` will hold what tasks logged on their machines."""
 
-    def __init__(self, folder: Path, *, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: dict[str, str] | None = None,
+        machine_settings: dict[str, str] | None = None,
+        dags: Path = DAGS,
+        first_dag: str = "work_beside",
+        more: Sequence[str] = (),
+        teams: Sequence[str] = (),
+    ) -> None:
+        """`more` names what there is a second one of; once `first_dag` is known the site is up."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         (folder / "kept").mkdir()
         self.processes = SiteProcesses(folder)
         # Not those that the system gives to outgoing connections: a part that is away must find its port free.
-        ports = [free_port(start) for start in random.sample(range(20000, 30000, 250), 2)]
+        ports = [free_port(start) for start in random.sample(range(20000, 30000, 250), 3)]
         self.database = Pipe(target=folder / "none")
         self.way_to_airflow = FaultProxy(target=f"http://127.0.0.1:{ports[1]}", name="airflow")
         self.programs = SiteEnvironments(
             folder,
-            *ports,
+            *ports[:2],
             database_port=self.database.port,
             way_to_airflow=self.way_to_airflow.url,
             settings=tuple((settings or {}).items()),
+            machine_settings=tuple((machine_settings or {}).items()),
+            dags=dags,
+            other_airflow_port=ports[2],
         )
-        self.airflow = AirflowApi(self.programs.airflow_url, user=ADMIN, password=self.programs.password, seconds=120)
-        self.parts = SiteParts(self.programs, self.processes, self.airflow)
+        urls = (self.programs.airflow_url, f"http://127.0.0.1:{ports[2]}")
+        self.airflow, self.other_airflow = (
+            AirflowApi(url, user=ADMIN, password=self.programs.password, seconds=120) for url in urls
+        )
+        self.parts = SiteParts(
+            self.programs,
+            self.processes,
+            self.airflow,
+            other_airflow=self.other_airflow,
+            more=more,
+            teams=teams,
+            first_dag=first_dag,
+        )
+        #: Those that can be killed by name.
+        self.mortal = (*PARTS, *more)
         self.all_parts = {part.name: part for part in self.parts.all()}
         self.machines: dict[str, AirflowMachine] = {}
         self.keeper = Keeper(kept=folder / "kept", every_seconds=0.05)
@@ -245,7 +155,7 @@ class AirflowSite:
         """Let everything run again that a case left broken."""
         self.database.thaw()
         self.way_to_airflow.heal()
-        for part in PARTS:
+        for part in self.mortal:
             if self.processes.newest(part).popen.poll() is not None:
                 self.start_again(part)
                 self.until_ready(part)
@@ -253,12 +163,18 @@ class AirflowSite:
     # --- machines
 
     def make_machines(
-        self, *names: str, queues: str, concurrency: int = 4, url: str | None = None, **environ: str
+        self,
+        *names: str,
+        queues: str,
+        concurrency: int = 4,
+        team: str = "",
+        url: str | None = None,
+        **environ: str,
     ) -> list[AirflowMachine]:
         """Machines with tokens of their own, in one go; start them. `environ` is what all on it are told."""
         folder = self.folder / "machines"
         folder.mkdir(exist_ok=True)
-        self.manage("shell", "-c", _MAKE_TOKENS.format(names=names, folder=str(folder)))
+        self.manage("shell", "-c", _MAKE_TOKENS.format(names=names, team=team, folder=str(folder)))
         made = []
         for name in names:
             (folder / name).mkdir()
@@ -282,6 +198,11 @@ class AirflowSite:
         for machine in machines:
             machine.start(*flags)
         self.until(lambda: all(self.heard_since(machine, began) for machine in machines), seconds=90)
+
+    def stop_machines(self, *names: str) -> None:
+        """Drain them, so that they are not missed afterwards."""
+        for name in names:
+            self.machines[name].stop()
 
     def heard_since(self, machine: AirflowMachine, moment: datetime) -> bool:
         query: LiteralString = "SELECT 1 FROM edgecontrol.worker WHERE name = %s AND last_heartbeat > %s"
@@ -321,6 +242,11 @@ class AirflowSite:
             )
             return connection.execute(query, [run_id]).fetchall()
 
+    def open_jobs(self, run_id: str, *, scheduler: str) -> int:
+        """How many jobs of a run this scheduler looks after."""
+        mine = self.parts.dispatchers(scheduler)
+        return sum(job["finished_at"] is None and job["dispatcher"] in mine for job in self.jobs(run_id))
+
     def never_told(self) -> list[str]:
         """Jobs of any run that ended so long ago that some scheduler should have told Airflow."""
         query: LiteralString = (
@@ -352,17 +278,33 @@ class AirflowSite:
         said = [{**line, "machine": machine.name} for machine in self.machines.values() for line in machine.witnessed()]
         return [line for line in said if line["run"] == run_id]
 
+    def witnessed_beside(self, run_id: str) -> list[dict[str, Any]]:
+        """The same of those that ran in another executor."""
+        path = self.programs.witness_beside
+        said = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in said if line["run"] == run_id]
+
     def starts(self, run_id: str) -> list[dict[str, Any]]:
         return [line for line in self.witnessed(run_id) if line["what"] == "start"]
 
     def ends(self, run_id: str) -> list[dict[str, Any]]:
         return [line for line in self.witnessed(run_id) if line["what"] == "end"]
 
+    def process_of(self, line: dict[str, Any]) -> psutil.Process:
+        """The process that has witnessed this, while it lives."""
+        return psutil.Process(line["pid"])
+
     def until(self, holds: Callable[[], Any], *, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, f"not within {seconds:.0f} s; the logs: {self.processes.logs}"
             time.sleep(0.1)
+
+    def finish(self, run_id: str, *, seconds: float = 180) -> str:
+        """Wait until the run has ended and everything of it has arrived; return how it ended."""
+        self.until(lambda: self.run_state(run_id) in ("success", "failed"), seconds=seconds)
+        self.settle(run_id)
+        return self.run_state(run_id)
 
     def settle(self, run_id: str, *, seconds: float = 120) -> None:
         """Wait until every job of the run is final and every log of it has arrived."""

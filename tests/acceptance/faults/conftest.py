@@ -73,7 +73,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     rows = [Row(**value) for one in reports for name, value in one.user_properties if name == "fault case"]
     if not rows:
         return
-    table = as_table(sorted(rows, key=lambda row: (int(row.case.split()[0]), row.case)))
+    table = rows_as_table(sorted(rows, key=lambda row: (int(row.case.split()[0]), row.case)))
     terminalreporter.section(f"faults, seed {SEED}, {'real intervals' if FULL else 'intervals at a tenth'}")
     terminalreporter.write(table)
     for said in [value for one in reports for name, value in one.user_properties if name == "fault figure"]:
@@ -82,16 +82,19 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         Path(path).write_text(table)
 
 
-def as_table(rows: list[Row]) -> str:
-    """The rows as a Markdown table, which also reads well on a terminal."""
+def rows_as_table(rows: list[Row]) -> str:
     lines = [list(COLUMNS)]
     for row in rows:
         recovery = "-" if row.recovery_seconds is None else f"{row.recovery_seconds:.1f} s"
         counts = (row.faults, row.jobs, row.lost, row.doubled, row.wrong, row.log_bytes)
         lines.append([row.case, *map(str, counts), recovery])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
-    lines.insert(1, ["-" * width for width in widths])
+    return as_table(lines)
+
+
+def as_table(lines: list[list[str]]) -> str:
+    """The lines, headings first, as a Markdown table, which also reads well on a terminal."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |\n"
-        for line in lines
+        for line in [lines[0], ["-" * width for width in widths], *lines[1:]]
     )

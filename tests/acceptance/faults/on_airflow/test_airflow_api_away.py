@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.acceptance.faults.airflow_ledger import balance
-from tests.acceptance.faults.airflow_site import PACE, AirflowSite
+from tests.acceptance.faults.airflow_programs import PACE
+from tests.acceptance.faults.airflow_site import AirflowSite
 from tests.acceptance.faults.ledger import Row
 from tests.acceptance.faults.pace import FULL
 

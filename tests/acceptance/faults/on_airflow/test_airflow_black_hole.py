@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.acceptance.faults.airflow_ledger import balance
-from tests.acceptance.faults.airflow_site import HEALTH_SECONDS, AirflowSite
+from tests.acceptance.faults.airflow_programs import HEALTH_SECONDS
+from tests.acceptance.faults.airflow_site import AirflowSite
 from tests.acceptance.faults.ledger import Row
 from tests.acceptance.faults.pace import FULL
 

@@ -10,7 +10,8 @@ from datetime import timedelta
 import pytest
 
 from tests.acceptance.faults.airflow_ledger import Place, balance
-from tests.acceptance.faults.airflow_site import PACE, AirflowSite
+from tests.acceptance.faults.airflow_programs import PACE
+from tests.acceptance.faults.airflow_site import AirflowSite
 from tests.acceptance.faults.ledger import Row
 from tests.acceptance.faults.proxy import FaultProxy
 

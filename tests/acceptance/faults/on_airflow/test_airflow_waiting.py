@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.acceptance.faults.airflow_ledger import balance
-from tests.acceptance.faults.airflow_site import STUCK_SECONDS, AirflowSite
+from tests.acceptance.faults.airflow_programs import STUCK_SECONDS
+from tests.acceptance.faults.airflow_site import AirflowSite
 from tests.acceptance.faults.ledger import Row
 from tests.acceptance.faults.on_airflow.conftest import WaitingRun
 
