@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import threading
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from airflow.configuration import conf
 
 from airflow_bridge.database import StoreAway
 from airflow_bridge.store import Store
-from airflow_bridge.task_logs import EdgeControlLogs
+from airflow_bridge.task_logs import PAGE_BYTES, EdgeControlLogs
 from tests.integration.airflow_bridge import rows
 from tests.integration.airflow_bridge.rows import Database
 from tests.unit.airflow_bridge.builders import new_job
@@ -153,15 +152,27 @@ def test_the_older_form_reads_the_same(logs: EdgeControlLogs, database: Database
     assert logs.read(PATH, TI)[1] == ["one\ntwo"]
 
 
-def test_a_large_log_is_read_in_bounded_memory(logs: EdgeControlLogs, database: Database, job: UUID) -> None:
+def test_of_a_large_log_no_page_is_read_before_the_lines_of_the_one_before_were_taken(
+    logs: EdgeControlLogs, database: Database, job: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = b"x" * 99 + b"\n"
-    rows.add_log(database, job, line * 320_000, chunk_size=256 * 1024)  # 32 MB
-    tracemalloc.start()
-    count = sum(1 for _ in logs.stream(PATH, TI)[1][0])
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 320_000
-    assert peak < 8 * 1024 * 1024
+    rows.add_log(database, job, line * 80_000, chunk_size=256 * 1024)  # 8 MB
+    log_page, sizes = logs._store.log_page, []
+
+    def page(**values: Any) -> list[tuple[int, bytes]]:
+        chunks = log_page(**values)
+        sizes.append(sum(len(data) for _, data in chunks))
+        return chunks
+
+    monkeypatch.setattr(logs._store, "log_page", page)
+    _, (stream,) = logs.stream(PATH, TI)
+    assert not sizes
+    for taken, got in enumerate(stream):
+        assert got == "x" * 99
+        assert sum(sizes[:-1]) <= (taken + 1) * len(line)
+    assert taken == 79_999
+    assert max(sizes) <= PAGE_BYTES + 256 * 1024
+    assert len(sizes) >= 8
 
 
 def test_many_readers_at_once_all_get_their_log(logs: EdgeControlLogs, database: Database, job: UUID) -> None:
