@@ -22,6 +22,7 @@ import random
 import re
 import select
 import selectors
+import shutil
 import signal
 import socket
 import ssl
@@ -63,11 +64,17 @@ REHEARSAL_SECONDS = 60.0
 NOT_SHARED = ("numpy.random", "torch", "tensorflow", "jax", "grpc")
 #: What a task has written is read in less time than this; after that its sockets are held by what it left behind.
 LEFTOVER_SECONDS = 0.2
+#: How long the upload of a log to the storage of Airflow's `remote_logging` may keep the slot of a task that has ended.
+UPLOAD_SECONDS = 300.0
 #: Local faults that pass: also when they come while Airflow is asked, the start is given back instead of burning one of
 #: Airflow's retries.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 #: What the job itself wants and no machine can do, such as a log path that is too long.
 IMPOSSIBLE = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
+
+
+class TooLong(BaseException):
+    """The upload of a log has taken too long. Not an Exception, which storages catch, to try once more."""
 
 
 class Stopped(Exception):
@@ -476,6 +483,7 @@ def set_up_airflow(*, directory: Path, hostname: str, since: str) -> None:
     if hasattr(os, "pidfd_open"):
         notice_exits(supervisor)
     survive_full_disks(supervisor)
+    upload_copies(sdk_log, directory)
     note_imports_of_task(task_runner, directory, since=since)
     processors = sdk_log.logging_processors
     # Cached like the original, since Airflow clears that cache.
@@ -516,6 +524,57 @@ def survive_full_disks(supervisor: Any) -> None:
             write(*args, **event)
 
     supervisor._log_to_target = write_if_possible
+
+
+def upload_copies(sdk_log: Any, directory: Path) -> None:
+    """Where this machine's `[logging] remote_logging` names a storage, give it a copy of each log to upload.
+
+    Storages empty or delete what they have uploaded (amazon 9.39: both), which is what the agent still reads.
+    """
+    if not hasattr(sdk_log, "load_remote_log_handler") or not hasattr(sdk_log, "relative_path_from_logger"):
+        return
+    folder = directory / "upload"
+
+    def upload_copy(logger: Any, ti: Any = None) -> None:
+        storage, path = sdk_log.load_remote_log_handler(), None
+        with contextlib.suppress(ValueError):  # a log that lies elsewhere
+            path = sdk_log.relative_path_from_logger(logger._logger)
+        # EdgeControl's own storage without another one says that it looks nowhere.
+        if storage is None or path is None or getattr(storage, "base_log_folder", folder) is None:
+            return
+        try:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(directory / "log" / path, folder / path)
+            # Where it looks for the file: most have noted it when they were made, perhaps before the fork.
+            if hasattr(storage, "base_log_folder"):
+                storage.base_log_folder = folder
+            os.environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] = str(folder)
+            within(UPLOAD_SECONDS, lambda: storage.upload(path.as_posix(), ti))
+        finally:
+            os.environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] = str(directory / "log")
+            shutil.rmtree(folder, ignore_errors=True)
+
+    sdk_log.upload_to_remote = upload_copy
+
+
+def within(seconds: float, act: Callable[[], Any]) -> None:
+    """Do it. Raises TimeoutError when it takes longer, where the system has alarms."""
+    if not hasattr(signal, "setitimer"):
+        act()
+        return
+
+    def give_up(signum: int, frame: object) -> NoReturn:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        act()
+    except TooLong:
+        raise TimeoutError(f"the log was not uploaded within {seconds:.0f} s") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Forgiving(io.FileIO):
