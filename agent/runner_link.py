@@ -1,4 +1,4 @@
-"""The agent's side of the task runner: which runner process serves us, and how it is started, found again and ended."""
+"""The agent's side of the task runner: which fork server serves us, and how it is started, found again and ended."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import select
 import socket
-import struct
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,22 +20,15 @@ from agent import __version__
 from agent.errors import BadStateDir, NoAirflow
 from agent.files import write
 from agent.packages import Packages
+from agent.runner_sockets import connect_to, drain, runner_folder, socket_folder
 from agent.task_kinds import TaskKind
 
 log = logging.getLogger("agent.runner")
 
 ANSWER_SECONDS = 20.0
-CONNECT_SECONDS = 5.0
 #: How long a runner is waited for that did not answer at the last try: other runners' jobs end meanwhile.
 SILENT_SECONDS = 1.0
 SOURCE = resources.files("agent").joinpath("runner.py")
-#: A socket's name may have 107 bytes on Linux and 103 on macOS.
-SOCKET_NAME_LIMIT = 100
-#: Begins the name of the folder for the runners of another user, in which their sockets have one of their own.
-OF_USER = "runner-of-"
-SOCKETS = "sockets"
-#: For other users to pass, not to list.
-FOLDER_MODE = 0o711
 #: More than a runner ever says at once.
 MOST_BYTES = 1 << 20
 #: Settings that Airflow and Python read once, while the runner imports them.
@@ -86,6 +77,11 @@ def no_airflow(task_python: str, why: str) -> NoAirflow:
         f"the task interpreter {task_python} cannot run Airflow tasks: {why}. Install apache-airflow into it "
         "(`pip install 'edgecontrol[agent]' 'apache-airflow>=3.3,<3.4'`), or name another one with --task-python"
     )
+
+
+def why_not_started(error: OSError, *, kind: TaskKind) -> str:
+    whose = f" by {kind.account.name}" if kind.account is not None else ""
+    return f"it cannot be started{whose} ({error.strerror or error})"
 
 
 class ForkRunner:
@@ -299,182 +295,3 @@ class ForkRunner:
         for leftover in (*self._folder.glob("*.log"), *self._folder.glob("runner-*.py")):
             if leftover.stem.removeprefix("runner-") not in wanted:
                 leftover.unlink(missing_ok=True)
-
-
-def runner_folder(state_dir: Path, kind: TaskKind) -> Path:
-    """Where the runners' source and logs are. Another user passes it to its sockets, and can write nothing there."""
-    if kind.account is None:
-        folder = state_dir / "runner"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
-    folder = state_dir / f"{OF_USER}{kind.account.uid}"
-    folder.mkdir(exist_ok=True)
-    folder.chmod(FOLDER_MODE)
-    return folder
-
-
-def socket_folder(folder: Path, kind: TaskKind) -> Path:
-    """Where the runner of this kind can make its socket: for another user, a folder that is its own."""
-    if kind.account is None:
-        return folder
-    own = folder / SOCKETS
-    own.mkdir(mode=0o700, exist_ok=True)
-    os.chown(own, kind.account.uid, kind.account.gid)
-    return own
-
-
-def drain(sockets: Path, *, spare: Collection[Path], uid: int | None) -> list[socket.socket]:
-    """Tell every runner in the folder but those at these sockets to end with its last job; return the connections."""
-    told = []
-    for path in sockets.glob("*.sock"):
-        if path in spare:
-            continue
-        connection = None
-        with contextlib.suppress(OSError, BadStateDir):  # whatever that user has put there
-            connection = connect_to(path, uid=uid)
-            if connection is None:
-                path.unlink(missing_ok=True)
-        if connection is None:
-            continue
-        with contextlib.suppress(OSError):
-            connection.sendall(b'{"op": "drain"}\n')
-        told.append(connection)
-    return told
-
-
-def drain_users(state_dir: Path, *, but: Collection[Path]) -> None:
-    """Tell the runners of users as whom no task runs any more to end, by all folders of sockets but these."""
-    own = state_dir / "runner"
-    for sockets in {own, *state_dir.glob(f"{OF_USER}*/{SOCKETS}")} - set(but):
-        with contextlib.suppress(OSError):
-            uid = None if sockets == own else sockets.stat().st_uid
-            for connection in drain(sockets, spare=(), uid=uid):
-                connection.close()
-
-
-class FreshRunner:
-    """A fresh interpreter per job: for systems without `fork`, and where tasks shall share nothing."""
-
-    def __init__(self, *, kind: TaskKind, state_dir: Path, environ: Mapping[str, str]) -> None:
-        self.airflow_version = ""
-        self.error = ""
-        self._kind = kind
-        self._python = kind.python
-        self._environ = kind.environment(environ)
-        self._code = SOURCE.read_bytes()
-        self._source = runner_folder(state_dir, kind) / "runner.py"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._begun: list[dict[str, Any]] = []
-
-    @property
-    def alive(self) -> bool:
-        return self.ready
-
-    @property
-    def ready(self) -> bool:
-        return bool(self.airflow_version)
-
-    @property
-    def handles(self) -> list[socket.socket]:
-        return []
-
-    @property
-    def socket_path(self) -> None:
-        return None
-
-    def renew(self) -> None:
-        """There is one generation only: every job's process is a new one."""
-
-    def connect(self, *, spare: Collection[Path] = ()) -> None:
-        try:
-            write(self._source, self._code)
-            self._source.chmod(0o644)
-        except OSError as error:
-            raise BadStateDir(f"cannot write {self._source}: {error.strerror}") from None
-        command = [self._python, str(self._source), "--probe"]
-        how: dict[str, Any] = {"env": self._environ, "capture_output": True, "timeout": 60, "check": True}
-        try:
-            answer = subprocess.run(command, **how, **self._kind.how_to_start())
-            self.airflow_version = str(json.loads(answer.stdout)["airflow_version"])[:50]
-        except OSError as error:
-            raise no_airflow(self._python, why_not_started(error, kind=self._kind)) from None
-        except (subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
-            raise no_airflow(self._python, str(error)) from None
-        if not self.airflow_version:
-            raise no_airflow(self._python, "there is no Airflow in it")
-
-    def start(self, directory: Path) -> None:
-        command = [self._python, str(self._source), "--job", str(directory)]
-        how: dict[str, Any] = {"env": self._environ, "stdin": subprocess.DEVNULL, "start_new_session": True}
-        try:
-            process = subprocess.Popen(command, **how, **self._kind.how_to_start())
-        except OSError as error:
-            raise RunnerAway(f"cannot start {self._python}: {error.strerror}") from None
-        self._processes[directory.name] = process
-        self._begun.append({"event": "started", "job": directory.name, "pid": process.pid})
-
-    def events(self, *, timeout: float) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + timeout
-        while True:
-            begun, self._begun = self._begun, []
-            ended = [name for name, process in list(self._processes.items()) if process.poll() is not None]
-            if begun or ended or time.monotonic() >= deadline:
-                return begun + [
-                    {"event": "ended", "job": name, "status": self._processes.pop(name).returncode} for name in ended
-                ]
-            time.sleep(0.1)
-
-    def close(self, *, drain: bool) -> None:
-        self._processes.clear()
-
-
-def make_runner(*, task_start: str, kind: TaskKind, state_dir: Path, environ: Mapping[str, str]) -> Runner:
-    """The runner for this kind of task that the settings ask for and this system can have."""
-    if task_start == "fork" and hasattr(os, "fork"):
-        return ForkRunner(kind=kind, state_dir=state_dir, environ=environ)
-    return FreshRunner(kind=kind, state_dir=state_dir, environ=environ)
-
-
-def why_not_started(error: OSError, *, kind: TaskKind) -> str:
-    whose = f" by {kind.account.name}" if kind.account is not None else ""
-    return f"it cannot be started{whose} ({error.strerror or error})"
-
-
-def connect_to(path: Path, *, uid: int | None = None) -> socket.socket | None:
-    """A connection to the runner at this socket, or None when nobody listens: with `uid`, nobody of that user."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(CONNECT_SECONDS)
-    try:
-        with short_name(path) as name:
-            connection.connect(name)
-        if uid is None or listener_of(connection) == uid:
-            return connection
-        log.error("%s is not listened at by the user whose runner it is", path)
-    except OSError:
-        pass
-    connection.close()
-    return None
-
-
-def listener_of(connection: socket.socket) -> int:
-    """The user of the process at the other end: a socket's name may be a link that leads elsewhere."""
-    credentials = struct.Struct("3i")  # process, user, group
-    _, uid, _ = credentials.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))
-    return int(uid)
-
-
-@contextlib.contextmanager
-def short_name(path: Path) -> Iterator[str]:
-    """A name of the socket that is short enough to connect to, through an open handle of its folder where need be."""
-    if len(os.fsencode(path)) <= SOCKET_NAME_LIMIT:
-        yield str(path)
-        return
-    if not Path("/proc/self/fd").is_dir():
-        raise BadStateDir(
-            f"the path of the state directory is too long for a socket: {path}; choose a shorter --state-dir"
-        )
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        yield f"/proc/self/fd/{handle}/{path.name}"
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ and none ever did, the agent ends.
 from __future__ import annotations
 
 import logging
+import os
 import select
 import time
 from collections.abc import Collection, Mapping
@@ -17,10 +18,12 @@ from agent import transport
 from agent.accounts import Account, check_files, check_reach
 from agent.config import Config
 from agent.errors import AgentError, NoAirflow
+from agent.fresh_runner import FreshRunner
 from agent.gate import REASON_CHARACTERS
 from agent.jobs import Job
 from agent.retry import Backoff
-from agent.runner_link import Runner, RunnerAway, drain_users, make_runner, no_airflow
+from agent.runner_link import ForkRunner, Runner, RunnerAway, no_airflow
+from agent.runner_sockets import drain_users
 from agent.task_kinds import Served, TaskKind, kinds_of
 
 log = logging.getLogger("agent.runner")
@@ -268,6 +271,13 @@ def make_runners(kinds: list[TaskKind], *, task_start: str, state_dir: Path, env
         for kind in kinds
     ]
     return Runners(seats, state_dir=state_dir)
+
+
+def make_runner(*, task_start: str, kind: TaskKind, state_dir: Path, environ: Mapping[str, str]) -> Runner:
+    """The runner for this kind of task that the settings ask for and this system can have."""
+    if task_start == "fork" and hasattr(os, "fork"):
+        return ForkRunner(kind=kind, state_dir=state_dir, environ=environ)
+    return FreshRunner(kind=kind, state_dir=state_dir, environ=environ)
 
 
 def kinds_on_this_machine(config: Config, environ: Mapping[str, str]) -> list[TaskKind]:

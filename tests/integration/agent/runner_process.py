@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from agent.runner_link import connect_to
+from agent.runner_sockets import connect_to
 from tests.integration.agent.conftest import ROOT, inherited_environment
 
 SECONDS = 60.0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import psutil
 
-from agent.runner_link import connect_to
+from agent.runner_sockets import connect_to
 from tests.integration.agent.conftest import Agent
 from tests.integration.agent.control_plane import ControlPlane, FakeJob, Refusal
 

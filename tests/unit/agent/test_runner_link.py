@@ -1,4 +1,4 @@
-"""What the agent makes of runners that are former ones, silent or another user's doing."""
+"""What the agent makes of runners that are former ones, silent or talk nonsense."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from agent import runner_link
+from agent import fresh_runner, runner_link
 from agent.errors import NoAirflow
+from agent.fresh_runner import FreshRunner
 from agent.runner import listen
-from agent.runner_link import ForkRunner, FreshRunner, RunnerAway, drain, drain_users
+from agent.runner_link import ForkRunner, RunnerAway
 from agent.task_kinds import TaskKind
 
 KIND = TaskKind(python=sys.executable, given={})
@@ -86,16 +87,6 @@ def test_a_line_without_end_fills_no_memory(
     assert runner.alive
 
 
-def test_what_lies_in_the_place_of_former_sockets_keeps_no_agent_from_starting(tmp_path: Path) -> None:
-    sockets = tmp_path / "runner-of-4242/sockets"
-    (sockets / "a folder.sock").mkdir(parents=True)
-    (sockets / "a file.sock").touch()
-    (sockets / "a link.sock").symlink_to("nowhere")
-    drain_users(tmp_path, but=())
-    assert [path.name for path in sockets.iterdir()] == ["a folder.sock"]
-    assert drain(sockets, spare=(), uid=4242) == []
-
-
 def test_a_silent_runner_is_waited_for_at_length_once(runner: ForkRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is waited for, nobody hears of the ends of other runners' jobs."""
     now = [0.0]
@@ -127,7 +118,8 @@ def test_an_upgrade_or_removal_of_the_agents_files_leaves_a_running_agent_its_ru
     runner = make(kind=kind, state_dir=tmp_path, environ=dict(os.environ))
     runner.renew()
     before = runner.socket_path
-    monkeypatch.setattr(runner_link, "SOURCE", tmp_path / "no longer there")
+    for module in (runner_link, fresh_runner):
+        monkeypatch.setattr(module, "SOURCE", tmp_path / "no longer there")
     runner.renew()
     assert runner.socket_path == before
     if isinstance(runner, FreshRunner):
