@@ -23,7 +23,9 @@ from airflow_bridge.airflow_features import workload_key
 from airflow_bridge.containment import contained, nothing
 from airflow_bridge.database import StoreAway
 from airflow_bridge.endings import Ending, Endings
+from airflow_bridge.fleet_metrics import FleetMeters
 from airflow_bridge.ledger import Ledger, OpenJob
+from airflow_bridge.metrics import Meters
 from airflow_bridge.reconciliation import Reconciliation
 from airflow_bridge.states import JobState
 from airflow_bridge.store import NewJob, Store
@@ -85,6 +87,8 @@ class EdgeControlExecutor(BaseExecutor):
         self._reconciliation = Reconciliation(
             self._store, self._ledger, self._endings, queue_wait_limit=self.config.queue_wait_limit
         )
+        self._meters = Meters(team_name=self.team_name)
+        self._fleet_meters = FleetMeters(self._store, self._meters, team_name=self.team_name)
         self._watches: dict[str, Callable[[], None]] = {
             "see what workers hold": self._watch_held,
             _HAND_OVER: self._take_over_late,
@@ -92,6 +96,7 @@ class EdgeControlExecutor(BaseExecutor):
             "compare open jobs": lambda: self._reconciliation.compare_with_table(dispatcher=self.dispatcher),
             "renew tokens": lambda: self._tokens.renew(held=self._held, ends=self._turns.ends),
             "tell what others left": lambda: self._adoption.take_over_ended(dispatcher=self.dispatcher),
+            "read figures for metrics": self._look_at_fleet,
         }
 
     # What Airflow calls, in the order of a scheduler's life.
@@ -137,14 +142,16 @@ class EdgeControlExecutor(BaseExecutor):
     @contained(otherwise=nothing)
     def sync(self) -> None:
         """Tell Airflow of jobs that ended; once a second, compare what is believed with the table."""
-        with self._turns.reaching_store("note what Airflow knows") as reachable:
-            if reachable:
-                self._endings.confirm()
-        with self._turns.reaching_store("read which jobs ended") as reachable:
-            if reachable:
-                for ending in self._endings.collect(dispatcher=self.dispatcher):
-                    self._tell(ending)
-        self._turns.go_on_watching(self._watches)
+        with self._meters.timing_sync():
+            with self._turns.reaching_store("note what Airflow knows") as reachable:
+                if reachable:
+                    self._endings.confirm()
+            with self._turns.reaching_store("read which jobs ended") as reachable:
+                if reachable:
+                    for ending in self._endings.collect(dispatcher=self.dispatcher):
+                        self._tell(ending)
+            self._turns.go_on_watching(self._watches)
+        self._send_metrics()
 
     @contained(otherwise=list)
     def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
@@ -188,6 +195,7 @@ class EdgeControlExecutor(BaseExecutor):
         with self._turns.reaching_store("note what Airflow knows") as reachable:
             if reachable:
                 self._endings.confirm()
+        self._send_metrics()
         self._store.close()
 
     @contained(otherwise=nothing)
@@ -273,7 +281,8 @@ class EdgeControlExecutor(BaseExecutor):
                 # What was buffered for long has an old token.
                 renew_in = self._tokens.renew_in(left=job.token_seconds or 0)
                 self._ledger.add(
-                    OpenJob(id=job.id, key=key, airflow_id=job.airflow_id), renew_at=time.monotonic() + renew_in
+                    OpenJob(id=job.id, key=key, airflow_id=job.airflow_id, queue=job.queue),
+                    renew_at=time.monotonic() + renew_in,
                 )
                 self._adoption.note_stored(job)
             for job in result.id_taken:
@@ -323,6 +332,7 @@ class EdgeControlExecutor(BaseExecutor):
     # Out of the table.
 
     def _tell(self, ending: Ending) -> None:
+        self._meters.ended(ending.row, key=ending.key, known=self._ledger.get(ending.job_id))
         # First: while `has_task` is true Airflow takes the task for queued again, and drops the event.
         self._ledger.forget(ending.job_id)
         if ending.verdict is Verdict.SUCCESS:
@@ -334,6 +344,13 @@ class EdgeControlExecutor(BaseExecutor):
                 self.log_task_event(event=f"edgecontrol {ending.state}", extra=reason, ti_key=ending.key)
         if ending.key not in self._ledger:
             self.running.discard(ending.key)
+
+    def _send_metrics(self) -> None:
+        self._meters.send(buffered=len(self._buffered_at), away=self._turns.outage.lasts)
+
+    def _look_at_fleet(self) -> None:
+        self._fleet_meters.look(job_id=self.job_id)
+        self._meters.forget_all_but(lambda job_id: self._ledger.get(job_id) is not None)
 
     def _revoke(self) -> None:
         if self._to_revoke:
@@ -347,6 +364,9 @@ class EdgeControlExecutor(BaseExecutor):
             if isinstance(key, CallbackKey):
                 self.event_buffer.setdefault(key, (CallbackState.RUNNING, None))
         self.running = keys
+        for job_id in self._held - before:
+            if job := self._ledger.get(job_id):
+                self._meters.started(job)
         for job_id in before - self._held:
             # Released: its token may have grown old at the worker.
             self._ledger.renew(job_id, at=time.monotonic())

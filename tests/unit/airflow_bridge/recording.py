@@ -1,0 +1,49 @@
+"""A backend of Airflow's metrics that remembers what it was told to send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_bridge.airflow_features import stats
+
+
+@dataclass(frozen=True)
+class Sent:
+    kind: str
+    name: str
+    value: float
+    tags: dict[str, str] = field(hash=False)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+
+    def incr(self, stat: str, count: int = 1, rate: float = 1, *, tags: Any = None) -> None:
+        self.sent.append(Sent("counter", stat, count, dict(tags or {})))
+
+    def gauge(self, stat: str, value: float, rate: float = 1, delta: bool = False, *, tags: Any = None) -> None:
+        self.sent.append(Sent("gauge", stat, value, dict(tags or {})))
+
+    def timing(self, stat: str, dt: float, *, tags: Any = None) -> None:
+        self.sent.append(Sent("timer", stat, dt, dict(tags or {})))
+
+    def named(self, name: str) -> list[Sent]:
+        return [sent for sent in self.sent if sent.name == name]
+
+    def values(self, name: str) -> list[float]:
+        return [sent.value for sent in self.named(name)]
+
+
+@contextmanager
+def recording(*, legacy_names: bool = False) -> Iterator[Recorder]:
+    """In the place of what Airflow is configured with."""
+    recorder = Recorder()
+    stats.initialize(factory=lambda: recorder, export_legacy_names=legacy_names)
+    try:
+        yield recorder
+    finally:
+        stats.initialize(factory=lambda: Recorder(), export_legacy_names=False)
