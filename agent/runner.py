@@ -44,10 +44,11 @@ except ImportError:  # Windows
 PRELOAD = (
     "airflow.executors.base_executor",
     "airflow.executors.workloads",
-    "airflow.sdk.execution_time.callback_supervisor",
     "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_runner",
 )
+#: The same, where Airflow has it (since 3.3).
+PRELOAD_IF_THERE = ("airflow.sdk.execution_time.callback_supervisor",)
 #: Final states of Airflow that count as a failed job. All others (success, skipped, deferred, ...) are successes.
 FAILED_OUTCOMES = frozenset({"failed", "up_for_retry", "removed", "upstream_failed"})
 #: Answers by which Airflow says that it does not want this start, or this task, any more.
@@ -675,24 +676,24 @@ def note_imports_of_task(task_runner: Any, directory: Path, *, since: str) -> No
 @functools.cache
 def reader_of_workloads() -> Any:
     """What reads every kind of workload; building it takes longer than reading one."""
-    from airflow.executors.workloads import ExecutorWorkload
+    from airflow.executors import workloads
     from pydantic import TypeAdapter
 
-    return TypeAdapter(ExecutorWorkload)
+    # Before 3.3 all kinds have one name together, the triggerer's among them.
+    return TypeAdapter(getattr(workloads, "ExecutorWorkload", None) or workloads.All)
 
 
 def run_workload(*, workload: dict[str, Any], client: Any) -> int:
     """Hand the workload to the supervisor that Airflow has for its kind, as `BaseExecutor.run_workload` does."""
-    from airflow.executors.workloads import ExecuteCallback, ExecuteTask, TestConnection
-
     parsed = reader_of_workloads().validate_python(workload)
     with contextlib.suppress(ImportError):
         from setproctitle import setproctitle
 
-        setproctitle(f"airflow supervisor: {parsed.display_name}")
-    if isinstance(parsed, ExecuteTask):
-        from airflow.sdk.execution_time.supervisor import supervise_task
+        setproctitle(f"airflow supervisor: {getattr(parsed, 'display_name', parsed.type)}")
+    if parsed.type == "ExecuteTask":
+        from airflow.sdk.execution_time import supervisor
 
+        supervise_task = getattr(supervisor, "supervise_task", None) or supervisor.supervise  # its name before 3.3
         return supervise_task(
             ti=parsed.ti,
             bundle_info=parsed.bundle_info,
@@ -702,9 +703,11 @@ def run_workload(*, workload: dict[str, Any], client: Any) -> int:
             log_path=parsed.log_path or "task.log",
             sentry_integration=getattr(parsed, "sentry_integration", ""),
         )
-    if isinstance(parsed, ExecuteCallback):
-        from airflow.sdk.execution_time.callback_supervisor import supervise_callback
-
+    if parsed.type == "ExecuteCallback":
+        try:
+            from airflow.sdk.execution_time.callback_supervisor import supervise_callback
+        except ModuleNotFoundError:
+            return run_callback(parsed, client=client)
         return supervise_callback(
             id=parsed.callback.id,
             callback_path=parsed.callback.data.get("path", ""),
@@ -715,7 +718,7 @@ def run_workload(*, workload: dict[str, Any], client: Any) -> int:
             token=parsed.token,
             client=client,
         )
-    if isinstance(parsed, TestConnection):
+    if parsed.type == "TestConnection":
         from airflow.sdk.execution_time.connection_test_supervisor import supervise_connection_test
 
         return supervise_connection_test(
@@ -725,7 +728,28 @@ def run_workload(*, workload: dict[str, Any], client: Any) -> int:
             token=parsed.token,
             client=client,
         )
-    raise ValueError(f"unknown kind of workload: {type(parsed).__name__}")
+    raise ValueError(f"unknown kind of workload: {parsed.type}")
+
+
+def run_callback(parsed: Any, *, client: Any) -> int:
+    """Run a callback as the executors of Airflow 3.2 do, which has no supervisor for it: in this very process."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.executors.workloads.callback import execute_callback_workload
+    from airflow.sdk.execution_time import supervisor
+
+    logger, file = supervisor._configure_logging(parsed.log_path or "task.log", client)
+    with file:
+        try:
+            named = parsed.bundle_info
+            bundle = DagBundlesManager().get_bundle(name=named.name, version=named.version)
+            bundle.initialize()
+            sys.path.append(str(bundle.path))
+        except Exception as error:  # what is installed here needs no bundle
+            logger.warning(f"the DAG bundle of this callback cannot be had: {describe(error)}")
+        done, why = execute_callback_workload(parsed.callback, logger)
+    if not done:
+        raise RuntimeError(why or "the callback failed")
+    return 0
 
 
 def supervise(directory: Path) -> int:
@@ -788,6 +812,9 @@ def preload() -> None:
     os.environ.setdefault("_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK", "1")
     for name in PRELOAD:
         importlib.import_module(name)
+    for name in PRELOAD_IF_THERE:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
 
 
 def warm_up() -> None:

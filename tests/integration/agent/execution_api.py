@@ -51,6 +51,18 @@ class ExecutionApi:
             "log_path": f"task-{number}.log",
         }
 
+    def callback(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """What Airflow would queue for the callback of a missed deadline."""
+        callback = {"id": str(uuid.uuid4()), "fetch_method": "import_path", "data": {"path": path, "kwargs": kwargs}}
+        return {
+            "type": "ExecuteCallback",
+            "token": "callback-token",
+            "callback": callback,
+            "dag_rel_path": "short.py",
+            "bundle_info": {"name": "dags-folder", "version": None},
+            "log_path": f"executor_callbacks/short/manual__1/{callback['id']}",
+        }
+
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         self.requests.append((method, path))
         if path.endswith("/run"):

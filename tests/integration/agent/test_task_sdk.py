@@ -42,6 +42,18 @@ def short():
 short()
 """
 
+ALERTS = """
+from pathlib import Path
+
+
+def tell(file, text):
+    Path(file).write_text(text)
+
+
+def fail():
+    raise ValueError("nobody listens")
+"""
+
 
 class Site:
     """A runner and the API that its tasks speak to."""
@@ -50,6 +62,7 @@ class Site:
         self.folder = folder
         (folder / "dags").mkdir()
         (folder / "dags" / "short.py").write_text(DAGS)
+        (folder / "dags" / "alerts.py").write_text(ALERTS)
         self.api = ExecutionApi()
         self.runner = RunnerProcess(
             folder,
@@ -66,6 +79,10 @@ class Site:
     def run(self, task_id: str) -> Path:
         workload = self.api.workload(dag_file="short.py", dag_id="short", task_id=task_id)
         return self.runner.run(workload, execution_api_url=self.api.url)
+
+    def call_back(self, path: str, **kwargs: str) -> Path:
+        workload = self.api.callback(path, **kwargs)
+        return self.runner.run(workload, execution_api_url=self.api.url, kind="ExecuteCallback")
 
     def close(self) -> None:
         self.runner.close()
@@ -100,3 +117,17 @@ def test_the_end_of_a_task_is_noticed_whoever_holds_its_output(site: Site) -> No
 
 def test_the_end_of_a_task_is_noticed_when_its_sockets_closed_before(site: Site) -> None:
     assert site.runner.result(site.run("closed_early"))["exit_code"] is not None
+
+
+def test_a_callback_from_the_dags_folder_runs_here(site: Site, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    directory = site.call_back("alerts.tell", file=str(told), text="too late")
+    assert site.runner.result(directory)["state"] == "success", (directory / "output").read_text()
+    assert told.read_text() == "too late"
+
+
+def test_a_callback_that_raises_has_failed_and_its_log_says_why(site: Site) -> None:
+    directory = site.call_back("alerts.fail")
+    assert site.runner.result(directory)["state"] == "failed"
+    logs = [file.read_text() for file in (directory / "log").rglob("*") if file.is_file()]
+    assert "nobody listens" in "".join(logs)
