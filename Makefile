@@ -8,10 +8,10 @@ BIN = .venv/bin
 READY = .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve agent test test-again test-unit test-demo test-browser test-faults faults accept lint format lock bench clean
+.PHONY: help demo serve agent test test-again test-unit test-demo test-browser test-faults test-airflow faults accept lint format lock bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.txt pyproject.toml
 	@echo "setting up .venv"
@@ -51,6 +51,9 @@ test-faults: $(READY) ## five of the fault cases
 faults: $(READY) ## break real processes, print what was lost: nothing (FULL=1: real intervals; SEED=n; FAULTS_TABLE=FILE)
 	@FULL=$(FULL) SEED=$(SEED) FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/python -m pytest tests/acceptance/faults -n $(if $(FULL),6,3)
 
+test-airflow: $(READY) ## what runs inside Airflow, on others (VERSION=3.2.2; EXCLUDE_NEWER=YYYY-MM-DD: lock that version first)
+	@$(BIN)/python -m tests.airflow_versions $(VERSION) $(if $(EXCLUDE_NEWER),--exclude-newer $(EXCLUDE_NEWER)) --workers $(WORKERS)
+
 accept: test ## everything, with real Airflow runs and all fault cases
 	@$(BIN)/python -m pytest -m "slow and not faults"
 	@$(MAKE) faults
@@ -76,4 +79,4 @@ bench: $(READY) ## the figures of this machine: dispatch; with real Airflow besi
 	@$(BIN)/python benchmarks/footprint.py
 
 clean: ## remove what the commands above made, .venv included
-	rm -rf .venv .bench .demo .edgecontrol .mypy_cache .pytest_cache .ruff_cache *.egg-info workers_app/downloads
+	rm -rf .venv .bench .environments .demo .edgecontrol .mypy_cache .pytest_cache .ruff_cache *.egg-info workers_app/downloads
