@@ -5,40 +5,34 @@ from __future__ import annotations
 import faulthandler
 import logging
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from agent import PROTOCOL, __version__, state_dir, sysinfo
 from agent.attention import Attention
-from agent.claims import Claims
-from agent.client import ApiError, Client
+from agent.client import Client
 from agent.config import Config
 from agent.errors import AgentError, Interrupted, Outdated, SessionReplaced
 from agent.extended_sysinfo import ExtendedSysinfo
 from agent.gate import Gate
 from agent.health import stale_because
-from agent.heartbeat import Heartbeat
 from agent.held import Held
-from agent.intake import Intake
 from agent.job_watch import JobWatch
 from agent.jobs import Found, Job, Key
 from agent.local_answers import answer as answer_locally
 from agent.local_control import LocalControl
-from agent.log_shipper import LogShipper
 from agent.loop import Loop
 from agent.orders import Orders
 from agent.pages import Pages
 from agent.registration import Registration, is_known
-from agent.reporter import Reporter
 from agent.runners import kinds_on_this_machine, make_runners
 from agent.spool import Spool
 from agent.status import status
 from agent.systemd import Notifier, Watchdog, in_words
-from agent.thresholds import make_thresholds
 from agent.transport import Transport
 from agent.wishes import Wishes
+from agent.work import Work
 
 log = logging.getLogger("agent")
 
@@ -47,7 +41,6 @@ log = logging.getLogger("agent")
 DELIVERY_SECONDS = 60.0
 #: The same after jobs were stopped by a second signal.
 HASTY_DELIVERY_SECONDS = 10.0
-OFFLINE_SECONDS = 5.0
 #: How long after SIGKILL a job's processes may take to go.
 KILL_SECONDS = 10.0
 
@@ -61,14 +54,15 @@ class Worker:
         #: What the machine is called, and the control plane's version, once that has said it.
         self.name, self.server_version = config.name or "", ""
         self.started_at = time.monotonic()
-        self.registered = self.took_over = False
+        self.took_over = False
+        #: What goes on by itself, once the agent is registered.
+        self.work: Work | None = None
         self.wishes = Wishes(config.state_dir)
         self.orders = Orders(concurrency=config.concurrency, wishes=self.wishes)
         self.wishes.on_change = self.orders.wished
-        self._attention = Attention()
+        self.attention = Attention()
         self._signals: list[int] = []
         self._fatal: AgentError | None = None
-        self._loops: dict[str, Loop] = {}
         self._notifier = Notifier(environ)
         transport = Transport.of(config)
         transport.check()
@@ -121,21 +115,21 @@ class Worker:
         """Have its watchdog fed from here on, where there is one."""
         watchdog = Watchdog(
             notifier=self._notifier,
-            loops=lambda: list(self._loops.values()),
-            attention=self._attention,
+            loops=lambda: [] if self.work is None else self.work.loops.values(),
+            attention=self.attention,
             client=self.client,
             grace_seconds=self.config.kill_grace_seconds,
             doing=lambda: in_words(status(self)),
         )
         if self._notifier.listening:
             faulthandler.enable()  # its SIGABRT then says where every thread was
-            Loop(name="systemd", step=watchdog.step, on_fatal=self._on_fatal).start()
+            Loop(name="systemd", step=watchdog.step, on_fatal=self.on_fatal).start()
 
     def stop(self, *, force: bool) -> None:
         """Drain as after SIGINT; with `force` stop the jobs as after a second one. Any thread may call this."""
         missing = (2 if force else 1) - len(self._signals)
         self._signals += [signal.SIGINT] * max(int(force), missing)
-        self._attention.call()
+        self.attention.call()
 
     def _live(self) -> None:
         self.runner.connect()
@@ -144,12 +138,11 @@ class Worker:
         answer = self._register(without=lost)
         if answer is None:
             return self._stop_unregistered() if len(self._signals) > 1 else self._leave()
-        self._start(answer)
+        work = self._start(answer)
         try:
-            self._wait()
+            self._wait(work)
         finally:
-            for loop in self._loops.values():
-                loop.end()
+            work.end()
         return None
 
     # --- start
@@ -178,7 +171,7 @@ class Worker:
                 "replaces": self._replaces and str(self._replaces),
                 "boot_id": self.boot_id,
                 "name": self.config.name,
-                "queues": self._queues(),
+                "queues": self.queues(),
                 "concurrency": self.config.concurrency,
                 "agent_version": __version__,
                 "airflow_version": self.runner.airflow_version,
@@ -191,107 +184,37 @@ class Worker:
             pause=self._pause,
         )
 
-    def _start(self, answer: dict[str, Any]) -> None:
+    def _start(self, answer: dict[str, Any]) -> Work:
         """Begin to work, as the answer to the registration says."""
         self._execution_api_url = answer["execution_api_url"]
         self.name, self.server_version = answer["name"], str(answer.get("server_version") or "")
-        self.registered = True
-        self._make_parts(answer)
-        self.heartbeat.seed(self._figures)
-        self.heartbeat.obey(answer)
-        if self.wishes.next() is not None:
-            self.orders.want_heartbeat()
-        self._make_loops(answer)
-        for loop in self._loops.values():
-            loop.start()
-        unconfirmed = [job for job in self.held.active() if job.look() is Found.UNCONFIRMED]
-        threading.Thread(target=self.intake.confirm, args=(unconfirmed,), name="intake", daemon=True).start()
+        work = Work(self, answer)
+        work.begin(answer, told=self._figures)
+        self.work = work  # last: its loops live from here on, as the watchdog expects
         log.info("worker %s is registered at %s", answer["name"], self.config.url)
         self._notifier.ready(f"{answer['name']} is registered")
-
-    def _make_parts(self, answer: dict[str, Any]) -> None:
-        """What asks, and what takes in; each with the numbers that the control plane gave."""
-        self.intake = Intake(
-            client=self.client,
-            spool=self.spool,
-            held=self.held,
-            gate=self.gate,
-            orders=self.orders,
-            starter=self.watch,
-            settings={
-                "execution_api_url": answer["execution_api_url"],
-                "patience_seconds": answer["outage_patience_seconds"],
-                "hostname": answer["name"],
-                "boot_id": self.boot_id,
-            },
-        )
-        self.claims = Claims(
-            client=self.client,
-            held=self.held,
-            gate=self.gate,
-            orders=self.orders,
-            intake=self.intake,
-            wait_seconds=answer["claim_wait_seconds"],
-            served=self.runner.served,
-        )
-        self.heartbeat = Heartbeat(
-            client=self.client,
-            held=self.held,
-            orders=self.orders,
-            interval_seconds=answer["heartbeat_seconds"],
-            concurrency=self.config.concurrency,
-            queues=self._queues(),
-            ready=lambda: self.runner.ready,
-            sysinfo=self.figures,
-            on_gone=self._gone,
-            airflow_version=lambda: self.runner.airflow_version,
-            wish=self.wishes.next,
-        )
-
-    def _make_loops(self, answer: dict[str, Any]) -> None:
-        """A thread for each thing that goes on by itself."""
-        shipper = LogShipper(client=self.client, held=self.held, chunk_bytes=answer["log_chunk_bytes"])
-        reporter = Reporter(client=self.client, held=self.held, log_cap_bytes=answer.get("log_cap_bytes"))
-        thresholds = make_thresholds(self.config, extended=self.extended, orders=self.orders, wishes=self.wishes)
-        for name, step, backoff in (
-            ("jobs", self.watch.step, None),
-            ("claims", self.claims.step, None),
-            ("heartbeat", self.heartbeat.step, self.heartbeat.backoff()),
-            ("logs", shipper.step, None),
-            ("reports", reporter.step, None),
-            ("thresholds", thresholds.step, None),
-        ):
-            self._loops[name] = Loop(
-                name=name,
-                step=step,
-                on_fatal=self._on_fatal,
-                answered_at=lambda: self.client.contact.last_success_at,
-                backoff=backoff,
-            )
-        self.held.on_change = self.orders.on_change = self._changed
-        self.claims.wake, self.claims.fatal = self._loops["claims"].wake, self._on_fatal
-        self.extended.on_change = self._loops["heartbeat"].wake
+        return work
 
     # --- life
 
-    def _wait(self) -> None:
+    def _wait(self, work: Work) -> None:
         """Until drained, told to leave, or unable to go on."""
         while True:
-            self._attention.wait(self._next_look_seconds())
+            self.attention.wait(self._next_look_seconds())
             if self._fatal is not None:
-                self._end_badly(self._fatal)
+                self._end_badly(work, self._fatal)
             if self._signals and self._signals[0] == signal.SIGTERM and self.config.on_term == "leave":
                 return self._leave()
             if self._signals and not self.orders.ending:
                 self._drain()
             if len(self._signals) > 1:
-                return self._terminate()
+                return self._terminate(work)
             self._keep_deadline()
             if self.orders.draining and not self._worth_waiting_for():
                 self._deliver(seconds=DELIVERY_SECONDS)
                 if self.orders.draining:  # else the shutdown was withdrawn meanwhile
                     refusal = self.orders.refusal
-                    self._offline()
+                    self._offline(work)
                     if refusal:
                         raise Outdated(f"{self.config.url}: {refusal}")
                     return None
@@ -334,22 +257,21 @@ class Worker:
                 return
             time.sleep(0.1)
 
-    def _terminate(self) -> None:
+    def _terminate(self, work: Work) -> None:
         """Stop all jobs, give their reports a moment, end."""
         jobs = self.held.active()
         log.warning("stopping %d jobs; they are killed after %.0f s", len(jobs), self.config.kill_grace_seconds)
         self.orders.ending = True
         self._stop_jobs(gone=False)
         self._deliver(seconds=HASTY_DELIVERY_SECONDS)
-        self._offline()
+        self._offline(work)
         if jobs:
             raise Interrupted(f"{len(jobs)} jobs were stopped by a second signal")
 
-    def _end_badly(self, error: AgentError) -> None:
+    def _end_badly(self, work: Work, error: AgentError) -> None:
         """Another agent has our identity: our jobs must not go on. Any other reason leaves them to the runner."""
         self.orders.ending = True
-        self.claims.end()
-        self.intake.end()
+        work.take_no_more()
         if isinstance(error, SessionReplaced):
             self._stop_jobs(gone=True)
             for job in self.held.all():
@@ -366,18 +288,11 @@ class Worker:
         while self.held.active() and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _offline(self) -> None:
+    def _offline(self, work: Work) -> None:
         """The last word to the control plane, and to the runner. Neither is waited for long."""
         self.orders.ending = True  # from here on a withdrawn shutdown comes too late
         self._notifier.stopping("has drained")
-        self.claims.end()
-        self.intake.end()
-        self._loops["heartbeat"].end()
-        self._loops["heartbeat"].join(timeout=OFFLINE_SECONDS)  # its word must not come after the last one
-        try:
-            self.heartbeat.send("offline", read_seconds=OFFLINE_SECONDS)
-        except (ApiError, AgentError) as error:
-            log.warning("could not say goodbye: %s", error)
+        work.say_goodbye()
         left = len(self.held.all())
         if left:
             log.warning("%d reports or logs are still to be sent; the next start of the agent sends them", left)
@@ -395,7 +310,7 @@ class Worker:
         """Stop the jobs that an earlier agent process left; the next start tells what became of them."""
         jobs = self.held.active()
         log.warning("stopping %d jobs; the control plane hears of it with the next start of the agent", len(jobs))
-        watching = Loop(name="jobs", step=self.watch.step, on_fatal=self._on_fatal)
+        watching = Loop(name="jobs", step=self.watch.step, on_fatal=self.on_fatal)
         watching.start()
         self._stop_jobs(gone=False)
         watching.end()
@@ -405,21 +320,15 @@ class Worker:
 
     # --- what other threads call
 
-    def _gone(self, key: Key, reason: str) -> None:
+    def gone(self, key: Key, reason: str) -> None:
         job = self.held.get(key)
         if job is not None and job.result is None:
             log.warning("job %s attempt %d is no longer ours (%s) and is stopped", key.id, key.attempt, reason)
             self.watch.stop(job, gone=True)
 
-    def _changed(self) -> None:
-        for name in ("claims", "heartbeat", "logs", "reports"):
-            self._loops[name].wake()
-        if self.orders.draining:
-            self._attention.call()
-
-    def _on_fatal(self, error: AgentError) -> None:
+    def on_fatal(self, error: AgentError) -> None:
         self._fatal = self._fatal or error
-        self._attention.call()
+        self.attention.call()
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._signals.append(number)  # its arrival has woken the main thread
@@ -429,7 +338,7 @@ class Worker:
         if is_known(self.config.url, state_dir=self.config.state_dir):
             # For hours if need be: a start that takes as long fails.
             self._notifier.ready("waits for the control plane")
-        self._attention.wait(seconds)
+        self.attention.wait(seconds)
         return bool(self._signals)
 
     def _execution_api(self) -> str:
@@ -439,14 +348,17 @@ class Worker:
 
     # --- what is told
 
-    def _queues(self) -> list[str] | None:
+    @property
+    def registered(self) -> bool:
+        return self.work is not None
+
+    def queues(self) -> list[str] | None:
         return None if self.config.queues is None else list(self.config.queues)
 
     def unhealthy(self) -> str:
         """Why contact with the control plane is not fresh; empty while it is."""
-        registered = "claims" in self._loops
-        wait = self.claims.wait_seconds if registered else 0.0
-        return stale_because(self.client.contact, registered=registered, wait_seconds=wait)
+        wait = 0.0 if self.work is None else self.work.claims.wait_seconds
+        return stale_because(self.client.contact, registered=self.registered, wait_seconds=wait)
 
     def figures(self) -> dict[str, Any]:
         """The system figures, and why no work is taken if so."""
@@ -456,5 +368,5 @@ class Worker:
             facts["not_served"] = not_served
         if self.client.clock.off_seconds is not None:
             facts["clock_off_seconds"] = self.client.clock.off_seconds
-        reason = self.claims.closed_because if "claims" in self._loops else ""
+        reason = "" if self.work is None else self.work.claims.closed_because
         return {**facts, "not_working": reason} if reason else facts
