@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.browser import Operators, chromium
 from tests.acceptance.site import Site
 from tests.integration.agent.conftest import Agent
 from tests.integration.agent.control_plane import ControlPlane
+
+if TYPE_CHECKING:
+    from tests.acceptance.browser import Operators
 
 
 @pytest.fixture
@@ -46,5 +49,8 @@ def start_agent(tmp_path: Path, site: Site) -> Iterator[Callable[..., Agent]]:
 
 @pytest.fixture
 def operators(site: Site) -> Iterator[Operators]:
+    # What is in a browser's hands is in no other environment than .venv.
+    from tests.acceptance.browser import Operators, chromium
+
     with chromium() as browser:
         yield Operators(site=site, browser=browser)
