@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from airflow.configuration import conf as airflow_conf
 
 SECTION = "edgecontrol"
+#: A person's own, before the option that a whole installation shares.
+TOKEN_FILE_VARIABLE = "EDGECONTROL_TOKEN_FILE"  # noqa: S105
 DEFAULT_OUTAGE_PATIENCE = 240
 DEFAULT_QUEUE_WAIT_LIMIT = 86400
 
@@ -59,6 +62,12 @@ def patience_complaint(config: BridgeConfig) -> str | None:
     """
     for option, follows in (
         (
+def api_token_file(conf: Any = airflow_conf) -> str:
+    """The file with the personal token of `airflow edgecontrol`; empty when nobody has said so."""
+    named = os.environ.get(TOKEN_FILE_VARIABLE) or conf.get(SECTION, "api_token_file", fallback="")
+    return (named or "").strip()
+
+
             "task_instance_heartbeat_timeout",
             "an outage that EdgeControl would sit out makes Airflow run tasks a second time",
         ),
@@ -75,10 +84,30 @@ def patience_complaint(config: BridgeConfig) -> str | None:
 
 def url_complaint(url: str) -> str | None:
     """Why no link can be made of control_plane_url, or None. The value is not repeated: it might hold a password."""
-    if _HTTP_URL.fullmatch(url):
+    if is_address(url):
         return None
     return (
         f"[{SECTION}] control_plane_url must be the control plane's address as browsers reach it, such as "
         "https://edge.example.com: http or https, a host, perhaps a port and a path, no user, nothing behind. "
         "Correct it, then restart the api-server"
     )
+def token_complaint(config: BridgeConfig) -> str | None:
+    """Why the life of a running task's token is wrong, or None.
+
+    A task renews its token in the last fifth of the token's life, and then needs Airflow's API.
+    """
+    life = airflow_conf.getint("execution_api", "jwt_expiration_time")
+    if life >= TOKEN_LIVES * config.outage_patience:
+        return None
+    return (
+        f"[execution_api] jwt_expiration_time ({life} s) should be at least {TOKEN_LIVES} times [{SECTION}] "
+        f"outage_patience ({config.outage_patience} s): set it to {TOKEN_LIVES * config.outage_patience}, or a task's "
+        "token runs out in an outage that the task would live through"
+    )
+
+
+def is_address(url: str) -> bool:
+    """Whether it is an address of a control plane: http or https, a host, perhaps a port and a path, nothing else."""
+    return _HTTP_URL.fullmatch(url) is not None
+
+

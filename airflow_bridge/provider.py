@@ -11,6 +11,8 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "edgecontrol",
         "name": "EdgeControl",
         "description": "Runs tasks on machines outside the data centre, over outbound HTTPS only.",
+        "executors": ["airflow_bridge.executor.EdgeControlExecutor"],
+        "cli": ["airflow_bridge.cli.definition.get_commands"],
         "config": {
             "edgecontrol": {
                 "description": "The bridge between Airflow and EdgeControl's tables.",
@@ -40,10 +42,18 @@ def get_provider_info() -> dict[str, Any]:
                     "control_plane_url": _option(
                         "The control plane's address as browsers reach it. With it, the Admin menu of Airflow's UI has "
                         "links to the lists of workers and of jobs in EdgeControl's admin; without, it has none. Only "
-                        "api-servers use it.",
+                        "api-servers use it, and `airflow edgecontrol` unless it is told --url.",
                         kind="string",
                         default="",
                         example="https://edge.example.com",
+                    ),
+                    "api_token_file": _option(
+                        "A file with a personal token of EdgeControl's admin, for `airflow edgecontrol`; nobody but "
+                        "its owner may be able to read it. The variable EDGECONTROL_TOKEN_FILE and --token-file go "
+                        "before. Schedulers, api-servers and tasks do not use it.",
+                        kind="string",
+                        default="",
+                        example="/home/maria/.config/edgecontrol.token",
                     ),
                 },
             }

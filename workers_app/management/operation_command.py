@@ -31,7 +31,7 @@ LOOK_SECONDS = 1.0
 #: While nothing changes, --wait says so this often.
 PATIENCE_SECONDS = 60.0
 #: Empty has a meaning for these, so it must be said.
-_EMPTY_MEANS_SOMETHING = (Kind.QUEUES, Kind.SLOTS)
+EMPTY_MEANS_SOMETHING = (Kind.QUEUES, Kind.SLOTS)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class OperationCommand(FleetCommand):
         usage = [f"({' | '.join(self.ways)})"]
         for parameter in self.operation.parameters:
             flag, kind = f"--{parameter.name}", parameter.kind.upper()
-            required = parameter.required or parameter.kind in _EMPTY_MEANS_SOMETHING
+            required = parameter.required or parameter.kind in EMPTY_MEANS_SOMETHING
             parser.add_argument(
                 flag, type=_reader(parameter), required=required, metavar=kind, help=parameter.help.replace("%", "%%")
             )

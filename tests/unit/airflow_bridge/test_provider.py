@@ -24,7 +24,9 @@ def test_the_package_name_is_the_wheels() -> None:
 def test_declared_defaults_are_those_that_the_bridge_uses() -> None:
     options = get_provider_info()["config"][config.SECTION]["options"]
     read = config.read()
-    assert set(options) == set(read.__slots__)
+    # What only the command line uses is no setting of the bridge.
+    assert set(options) == {*read.__slots__, "api_token_file"}
     assert int(options["outage_patience"]["default"]) == config.DEFAULT_OUTAGE_PATIENCE == read.outage_patience
     assert int(options["queue_wait_limit"]["default"]) == config.DEFAULT_QUEUE_WAIT_LIMIT == read.queue_wait_limit
     assert options["database_url"]["default"] == read.database_url == ""
+    assert options["api_token_file"]["default"] == config.api_token_file() == ""

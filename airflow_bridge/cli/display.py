@@ -1,0 +1,162 @@
+"""How lists and outcomes are shown: a table or plain text for people, JSON or YAML with everything for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from airflow.cli.simple_table import AirflowConsole
+from rich.markup import escape
+from tabulate import tabulate
+
+from airflow_bridge.cli.endings import shown
+from airflow_bridge.cli.fleet_api import Answer
+
+Row = Mapping[str, Any]
+#: For programs: all of it, with numbers as numbers.
+_WHOLE = ("json", "yaml")
+
+
+def show(rows: Sequence[Row], output: str, columns: Mapping[str, Callable[[Row], Any]]) -> None:
+    """Print rows of the API in the format that `--output` names; `columns` are those that people see."""
+    if output in _WHOLE:
+        show_whole(rows, output)
+        return
+    lines = [{name: _cell(read(row)) for name, read in columns.items()} for row in rows]
+    if output == "table":
+        escaped = [{name: escape(text) for name, text in line.items()} for line in lines]
+        AirflowConsole().print_as_table(escaped)
+    elif lines:
+        # Airflow's own reads names such as 1e5 as numbers, and shows 100000.
+        print(  # noqa: T201
+            tabulate([line.values() for line in lines], headers=list(columns), tablefmt="plain", disable_numparse=True)
+        )
+    else:
+        print("No data found")  # noqa: T201
+
+
+def show_whole(data: Any, output: str) -> None:
+    """Print it as JSON or YAML, as it came."""
+    console = AirflowConsole()
+    printers: dict[str, Callable[[Any], None]] = {"json": console.print_as_json, "yaml": console.print_as_yaml}
+    printers[output](data)
+
+
+def show_outcome(answer: Answer, output: str) -> None:
+    """Print to whom an operation was done; for programs as the API answers it."""
+    if output in _WHOLE:
+        told = [{"name": name, "why": why} for name, why in answer.skipped]
+        show_whole({"done": answer.done, "skipped": told}, output)
+        return
+    rows = [{"name": name, "result": "done"} for name in answer.done]
+    rows += [{"name": name, "result": f"skipped: {why}"} for name, why in answer.skipped]
+    show(rows, output, {"name": _field("name"), "result": _field("result")})
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return shown(str(value)).replace("\n", " ")
+
+
+def _field(name: str) -> Callable[[Row], Any]:
+    return lambda row: row[name]
+
+
+def _queues(row: Row) -> str:
+    names = row["queues"]
+    return "(every queue)" if names is None else ", ".join(names) or "(none)"
+
+
+def _wish(row: Row) -> str:
+    """Maintenance or shutdown as it was asked for: until when, by whom and why."""
+    if row["requested"] == "active":
+        return ""
+    until = f" until {row['until']}" if row["until"] else ""
+    by = f" by {row['by']}" if row["by"] else ""
+    return f"{row['requested']}{until}{by}" + (f": {row['comment']}" if row["comment"] else "")
+
+
+def _takes_no_work(row: Row) -> str:
+    told = row["sysinfo"].get("not_working")
+    return told if isinstance(told, str) and row["state"] in ("idle", "running") else ""
+
+
+def _name_in(name: str) -> Callable[[Row], str]:
+    return lambda row: row[name]["name"] if row[name] else ""
+
+
+def _changed(row: Row) -> str:
+    names = {**row["before"], **row["after"]}
+    return ", ".join(f"{name}: {row['before'].get(name)} -> {row['after'].get(name)}" for name in names)
+
+
+#: What people see of each list, in the order of the columns. A test compares the fields with those of the API.
+COLUMNS: Mapping[str, Mapping[str, Callable[[Row], Any]]] = {
+    "workers": {
+        "name": _field("name"),
+        "state": _field("state"),
+        "jobs": _field("jobs"),
+        "slots": lambda row: f"{row['slots']['used']}/{row['slots']['effective']}",
+        "queues": _queues,
+        "team": _field("team"),
+        "last_heartbeat": _field("last_heartbeat"),
+        "agent_version": _field("agent_version"),
+        "wish": _wish,
+        "takes_no_work": _takes_no_work,
+    },
+    "jobs": {
+        "id": _field("id"),
+        "state": _field("state"),
+        "dag_id": _field("dag_id"),
+        "task_id": _field("task_id"),
+        "run_id": _field("run_id"),
+        "map_index": _field("map_index"),
+        "try_number": _field("try_number"),
+        "queue": _field("queue"),
+        "worker": _name_in("worker"),
+        "queued_at": _field("queued_at"),
+        "why": lambda row: row["waits_because"] or row["reason"],
+    },
+    "queues": {
+        "name": _field("name"),
+        "paused": _field("paused"),
+        "waiting": _field("waiting"),
+        "held": _field("held"),
+        "held_slots": _field("held_slots"),
+        "concurrency_limit": _field("concurrency_limit"),
+        "workers": lambda row: f"{row['workers']['there']} there, {row['workers']['taking']} taking",
+        "comment": _field("pause_comment"),
+    },
+    "enrolment-tokens": {
+        "key": _field("key"),
+        "name": _field("name"),
+        "usable": _field("usable"),
+        "queues": _queues,
+        "team": _field("team"),
+        "replace": _field("replace"),
+        "created_by": _field("created_by"),
+        "expires_at": _field("expires_at"),
+        "worker": _name_in("worker"),
+    },
+    "changes": {
+        "at": _field("at"),
+        "actor": _field("actor"),
+        "action": _field("action"),
+        "kind": _field("kind"),
+        "subject": _field("subject"),
+        "changed": _changed,
+        "comment": _field("comment"),
+    },
+}
+CALLER: Mapping[str, Callable[[Row], Any]] = {
+    "user": _field("user"),
+    "groups": lambda row: ", ".join(row["groups"]),
+    "token": lambda row: row["token"] and row["token"]["name"],
+    "expires_at": lambda row: row["token"] and row["token"]["expires_at"],
+    "control_plane": _field("control_plane"),
+    "version": _field("version"),
+    "permissions": lambda row: ", ".join(row["permissions"]),
+}
