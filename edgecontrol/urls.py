@@ -9,7 +9,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from edgecontrol.api import FleetRouter
 from edgecontrol.hub import hub
-from jobs_app import agent_api
+from jobs_app import agent_api, agent_jobs_api
 from jobs_app.operator_api import JobViewSet, QueueViewSet, WorkerViewSet
 from jobs_app.self_api import MeView
 from workers_app.agent_api import AgentFileSumView, AgentFileView, EnrolView
@@ -26,10 +26,10 @@ edge = [
     path("workers/enrol", EnrolView.as_view(), name="enrol"),
     path("workers/register", agent_api.RegisterView.as_view(), name="register"),
     path("workers/heartbeat", agent_api.HeartbeatView.as_view(), name="heartbeat"),
-    path("jobs/claim", agent_api.ClaimView.as_view(parking=hub), name="claim"),
-    path("jobs/confirm", agent_api.ConfirmView.as_view(), name="confirm"),
-    path("jobs/<uuid:job_id>/report", agent_api.ReportView.as_view(), name="report"),
-    path("logs/<uuid:job_id>/<int:attempt>", agent_api.AppendLogView.as_view(), name="append-log"),
+    path("jobs/claim", agent_jobs_api.ClaimView.as_view(parking=hub), name="claim"),
+    path("jobs/confirm", agent_jobs_api.ConfirmView.as_view(), name="confirm"),
+    path("jobs/<uuid:job_id>/report", agent_jobs_api.ReportView.as_view(), name="report"),
+    path("logs/<uuid:job_id>/<int:attempt>", agent_jobs_api.AppendLogView.as_view(), name="append-log"),
 ]
 
 # Each with a list, its rows, and an address for each operation of its table; see `workers_app.operation_views`.

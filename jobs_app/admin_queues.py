@@ -26,6 +26,7 @@ from django.utils.safestring import SafeString, mark_safe
 from unfold.contrib.filters.admin import RadioFilter
 from unfold.views import ChangeList
 
+from jobs_app import admin_queue_words as words
 from jobs_app import figures, operations, waiting
 from jobs_app.models import Job, Queue
 from jobs_app.states import HELD, JobState
@@ -45,10 +46,6 @@ WORKERS_SHOWN = 25
 CHANGES_SHOWN = 25
 #: The list's order by what waits tells queues apart up to here.
 _MOST_ORDERED = 1000
-
-_PAUSED = "No more jobs of it are handed out; those on worker hosts go on."
-_OPEN = "Worker hosts that serve it get its jobs."
-_UNSERVED = "Jobs wait, and no live worker host of their team serves the queue."
 
 
 def _storable(text: str) -> bool:
@@ -222,36 +219,35 @@ class QueueAdmin(RemembersList, OperationsAdmin):
 
     @admin.display(description="state", ordering="paused")
     def condition(self, queue: Any) -> SafeString:
-        return format_html('<span class="ec-stack">{}{}</span>', _badges(queue), _why_paused(queue))
+        return format_html('<span class="ec-stack">{}{}</span>', words.badges(queue), words.why_paused(queue))
 
     @admin.display(description="waiting", ordering=_WAITING_JOBS)
     def waiting(self, queue: Any) -> SafeString:
-        words = _counted(queue.now.waiting)
-        return _number(queue.now.waiting, _jobs_url(queue, JobState.QUEUED) if queue.see_jobs else "", words=words)
+        return words.jobs(queue, JobState.QUEUED, queue.now.waiting, shown=words.counted(queue.now.waiting))
 
     @admin.display(description="oldest wait")
     def oldest(self, queue: Any) -> SafeString:
-        return _wait(queue.now)
+        return words.wait(queue.now)
 
     @admin.display(description="claimed")
     def claimed(self, queue: Any) -> SafeString:
-        return _number(queue.now.held - queue.now.running, _jobs_url(queue, JobState.CLAIMED) if queue.see_jobs else "")
+        return words.jobs(queue, JobState.CLAIMED, queue.now.held - queue.now.running)
 
     @admin.display(description="running")
     def running(self, queue: Any) -> SafeString:
-        return _number(queue.now.running, _jobs_url(queue, JobState.RUNNING) if queue.see_jobs else "")
+        return words.jobs(queue, JobState.RUNNING, queue.now.running)
 
     @admin.display(description="slots", ordering="concurrency_limit")
     def slots(self, queue: Any) -> SafeString:
-        return _slots(queue)
+        return words.slots(queue)
 
     @admin.display(description="worker hosts")
     def served(self, queue: Any) -> SafeString:
-        return _served(queue)
+        return words.served(queue)
 
     @admin.display(description="last hour")
     def last_hour(self, queue: Any) -> SafeString:
-        return _last_hour(queue.ended)
+        return words.last_hour(queue.ended)
 
     # -- the page -----------------------------------------------------------------------
 
@@ -280,119 +276,29 @@ class QueueAdmin(RemembersList, OperationsAdmin):
         may_comment = queue.paused and operations.PAUSE_QUEUE in allowed
         return {
             "queue": queue,
-            "badges": _badges(queue),
-            "meaning": _PAUSED if queue.paused else _OPEN,
-            "wish": _why_paused(queue),
+            "badges": words.badges(queue),
+            "meaning": words.PAUSED if queue.paused else words.OPEN,
+            "wish": words.why_paused(queue),
             "comment_url": reverse("admin:jobs_app_queue_pause_queue", args=[quote(queue.pk)]) if may_comment else "",
             "foremost": self.operation_items(allowed, queue),
-            "waits": _counted(queue.now.waiting),
-            "oldest": _wait(queue.now),
+            "waits": words.counted(queue.now.waiting),
+            "oldest": words.wait(queue.now),
             "claimed": queue.now.held - queue.now.running,
-            "slots": _slots(queue),
-            "served": _served(queue),
-            "last_hour": _last_hour(queue.ended),
+            "slots": words.slots(queue),
+            "served": words.served(queue),
+            "last_hour": words.last_hour(queue.ended),
             "as_of": f"{timezone.now():%H:%M:%S} UTC",
             "first": _first_waiting(queue) if queue.see_jobs else None,
-            "waiting_url": _jobs_url(queue, JobState.QUEUED),
-            "claimed_url": _jobs_url(queue, JobState.CLAIMED),
-            "running_url": _jobs_url(queue, JobState.RUNNING),
-            "jobs_url": _jobs_url(queue),
+            "waiting_url": words.jobs_url(queue, JobState.QUEUED),
+            "claimed_url": words.jobs_url(queue, JobState.CLAIMED),
+            "running_url": words.jobs_url(queue, JobState.RUNNING),
+            "jobs_url": words.jobs_url(queue),
             "workers": _workers(queue) if queue.see_workers else None,
-            "workers_url": _workers_url(queue),
+            "workers_url": words.workers_url(queue),
         }
 
 
-# -- words and marks --------------------------------------------------------------------
-
-
-def _badges(queue: Any) -> SafeString:
-    state = admin_words.badge("paused", _PAUSED) if queue.paused else admin_words.badge("open", _OPEN)
-    mark = format_html('<span class="ec-state ec-state--unserved" title="{}">nobody serves it</span>', _UNSERVED)
-    return format_html('<span class="ec-tags">{}{}</span>', state, mark if queue.unserved else "")
-
-
-def _why_paused(queue: Queue) -> SafeString:
-    """The comment, who paused it and when; nothing for a queue that is open."""
-    if not queue.paused:
-        return mark_safe("")
-    return format_html(
-        '<span class="ec-wish"><span class="ec-comment">{}</span> <small>{} {}</small></span>',
-        queue.pause_comment,
-        queue.paused_by or "somebody",
-        admin_words.moment(queue.paused_at),
-    )
-
-
-def _counted(number: int) -> str:
-    return f"{number:,}" + ("+" if number >= figures.MOST_COUNTED else "")
-
-
-def _number(number: int, url: str, *, words: str = "") -> SafeString:
-    if not number:
-        return mark_safe('<span class="ec-none">0</span>')
-    if not url:
-        return format_html("{}", words or f"{number:,}")
-    return format_html('<a href="{}" class="ec-link">{}</a>', url, words or f"{number:,}")
-
-
-def _wait(now: figures.Figures) -> SafeString:
-    """How long the first of the waiting jobs has waited."""
-    if now.oldest is None:
-        return admin_words.NOTHING
-    return format_html(
-        '<time class="ec-nowrap" datetime="{}" title="Since {}">{}</time>',
-        now.oldest.isoformat(),
-        admin_words.exactly(now.oldest),
-        admin_words.span(timezone.now() - now.oldest),
-    )
-
-
-def _slots(queue: Any) -> SafeString:
-    held, limit = queue.now.held_slots, queue.concurrency_limit
-    if limit is None:
-        return format_html('<span class="ec-nowrap" title="No limit">{}</span>', held)
-    full = " ec-full" if held >= limit else ""
-    return format_html(
-        '<span class="ec-nowrap{}" title="{}">{} of {}</span>',
-        full,
-        "The limit is reached." if full else "",
-        held,
-        limit,
-    )
-
-
-def _served(queue: Any) -> SafeString:
-    """How many live workers serve it, and how many of them take jobs if not all do."""
-    now = queue.now
-    there = _number(now.workers, _workers_url(queue) if queue.see_workers else "")
-    less = format_html('<small class="ec-sub">{}</small>', f"{now.taking} take{'s' * (now.taking == 1)} jobs")
-    return format_html('<span class="ec-stack ec-nowrap">{}{}</span>', there, less if now.taking < now.workers else "")
-
-
-def _last_hour(ended: figures.Ended) -> SafeString:
-    if not ended.jobs:
-        return mark_safe('<span class="ec-none">0</span>')
-    estimated = f"From the newest {figures.MOST_ENDED:,} jobs that have ended." if ended.estimated else ""
-    wrong = format_html('<small class="ec-sub ec-wrong">{} failed or lost</small>', f"{ended.went_wrong:,}")
-    return format_html(
-        '<span class="ec-stack ec-nowrap" title="{}"><span>{}{}</span>{}</span>',
-        estimated,
-        "about " if estimated else "",
-        f"{ended.jobs:,}",
-        wrong if ended.went_wrong else "",
-    )
-
-
 # -- what the page lists ---------------------------------------------------------------------
-
-
-def _jobs_url(queue: Queue, state: JobState | None = None) -> str:
-    narrowed = {"queue": queue.name} | ({"state": state.value} if state else {})
-    return f"{reverse('admin:jobs_app_job_changelist')}?{urlencode(narrowed)}"
-
-
-def _workers_url(queue: Queue) -> str:
-    return f"{reverse('admin:workers_app_worker_changelist')}?{urlencode({'queue': queue.name})}"
 
 
 def _first_waiting(queue: Queue) -> list[dict[str, Any]]:

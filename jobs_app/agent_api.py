@@ -1,146 +1,54 @@
-"""The endpoints that agents call: register, heartbeat, claim, confirm, report, append to a log.
+"""The endpoints by which an agent begins a session and renews its lease: register and heartbeat; and the open health.
 
-Each is a few lines around `registry`, `lifecycle` and `logs`; nothing is decided here. Register and
-heartbeat stand here and not in `workers_app`, because both also compare what is held.
+Each is a few lines around `registry` and `lifecycle`; nothing is decided here. They stand here and not in
+`workers_app`, because both also compare what is held.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any, Protocol, cast
-from uuid import UUID
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions, serializers
-from rest_framework.parsers import BaseParser, JSONParser
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from jobs_app import lifecycle, logs
-from jobs_app.models import Job, Queue
-from jobs_app.picking import Able
-from jobs_app.states import JobState, ReportState
+from jobs_app.agent_requests import (
+    LONGEST_VERSION,
+    MOST_SLOTS,
+    SESSION,
+    AgentView,
+    PairSerializer,
+    Reason,
+    SystemFigures,
+    VersionSerializer,
+    checked,
+    integer,
+    queue_names,
+    server_version,
+)
+from jobs_app.models import Queue
 from workers_app import registry, versions, wishes
 from workers_app.audit import client_address
-from workers_app.auth import SESSION_HEADER, IsAgent, IsCurrentSession, WorkerTokenAuthentication
+from workers_app.auth import IsAgent
 from workers_app.models import Worker
-from workers_app.operations import LONGEST_COMMENT, LONGEST_QUEUE
+from workers_app.operations import LONGEST_COMMENT
 from workers_app.states import Reported, Requested, RequestedBy
 
-#: More slots than any machine has.
-MOST_SLOTS = 10_000
-#: What a machine says of itself is kept, shown in lists, and written into the record, which only grows.
-MOST_QUEUES = 1000
-MOST_FIGURES_BYTES = 64 * 1024
-LONGEST_VERSION = 200
 OLDEST_WISH_SECONDS = 10 * 365 * 86400
-
-_SESSION = OpenApiParameter(
-    SESSION_HEADER,
-    OpenApiTypes.UUID,
-    OpenApiParameter.HEADER,
-    required=True,
-    description="The agent process's own uuid.",
-)
-
-
-class Poll(Protocol):
-    def wait(self, seconds: float) -> bool: ...
-
-
-class Parking(Protocol):
-    """Where a claim waits; the project passes its hub in `urls.py`, since an app never imports the project."""
-
-    def poll(self, *, worker: Worker, free_slots: int, runs: Callable[[str], bool]) -> AbstractContextManager[Poll]: ...
-
-
-class JsonBody(JSONParser):
-    """JSON, of which no depth ends the interpreter's stack; how large it may be is decided for all requests."""
-
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        try:
-            return super().parse(stream, media_type, parser_context)
-        except RecursionError:
-            raise exceptions.ParseError("The JSON is nested too deeply.") from None
-
-
-class AgentView(APIView):
-    parser_classes: list[type[BaseParser]] = [JsonBody]
-    authentication_classes = [WorkerTokenAuthentication]
-    permission_classes = [IsCurrentSession]
-
-    @staticmethod
-    def worker(request: Request) -> Worker:
-        """The caller, as read a moment ago when its token was checked."""
-        worker: Worker = request.user.worker  # type: ignore[union-attr]
-        return worker
-
-
-def checked(serializer: serializers.Serializer[Any]) -> dict[str, Any]:
-    serializer.is_valid(raise_exception=True)
-    data: dict[str, Any] = serializer.validated_data
-    return data
-
-
-def integer(*, least: int = 0, most: int = 2**31 - 1, **options: Any) -> serializers.IntegerField:
-    """A number that fits its column."""
-    return serializers.IntegerField(min_value=least, max_value=most, **options)
-
-
-def queue_names(**options: Any) -> serializers.ListField:
-    """What an agent serves; null is all that it may. A longer name would not fit the key of its queue."""
-    name = serializers.CharField(max_length=LONGEST_QUEUE)
-    return serializers.ListField(child=name, allow_null=True, max_length=MOST_QUEUES, **options)
-
-
-class SystemFigures(serializers.DictField):
-    """A JSON object that PostgreSQL can store: of bounded size, with neither NUL nor half of a surrogate pair."""
-
-    def to_internal_value(self, data: Any) -> dict[str, Any]:
-        try:
-            text = json.dumps(data, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise exceptions.ValidationError("Has half of a surrogate pair.") from None
-        if len(text) > MOST_FIGURES_BYTES:
-            raise exceptions.ValidationError(f"Has more than {MOST_FIGURES_BYTES} bytes.")
-        # Escaped backslashes set aside, what is left of the form \u0000 is the character.
-        if b"\\u0000" in text.replace(b"\\\\", b""):
-            raise exceptions.ValidationError("Has a NUL character.")
-        figures: dict[str, Any] = super().to_internal_value(data)
-        return figures
-
-
-class PairSerializer(serializers.Serializer[Any]):
-    """One hand-out of one job."""
-
-    id = serializers.UUIDField()
-    attempt = integer(least=1)
 
 
 class GonePairSerializer(PairSerializer):
     reason = serializers.CharField()
-
-
-class VersionSerializer(serializers.Serializer[Any]):
-    """What the control plane makes of the agent's version."""
-
-    verdict = serializers.ChoiceField(
-        choices=[verdict.value for verdict in versions.Verdict],
-        help_text="outdated: works, and should be upgraded. refused: gets no more jobs, and ends with its last one.",
-    )
-    text = serializers.CharField(allow_blank=True, help_text="What to do, for people.")
 
 
 class OrdersSerializer(serializers.Serializer[Any]):
@@ -181,10 +89,6 @@ def orders(worker: Worker, *, held: list[dict[str, Any]], protocol: int | None) 
     }
 
 
-def server_version() -> str:
-    return str(settings.SPECTACULAR_SETTINGS["VERSION"])
-
-
 def _deadline(worker: Worker) -> float | None:
     """Seconds, not a moment: the machine's clock may be wrong."""
     if worker.requested != Requested.SHUTDOWN or worker.requested_until is None:
@@ -208,15 +112,6 @@ class HealthView(APIView):
     def get(self, request: Request) -> Response:
         Worker.objects.exists()
         return Response(HealthSerializer({"status": "ok", "version": server_version(), "time": timezone.now()}).data)
-
-
-class Reason(serializers.CharField):
-    """Text for people, made storable rather than refused: no report is lost for its wording."""
-
-    def run_validation(self, data: Any = serializers.empty) -> Any:
-        if isinstance(data, str):
-            data = data.replace("\0", "\ufffd").encode(errors="replace").decode()[:4000]
-        return super().run_validation(data)
 
 
 class WishSerializer(serializers.Serializer[Any]):
@@ -349,7 +244,7 @@ class HeartbeatSerializer(serializers.Serializer[Any]):
 class HeartbeatView(AgentView):
     """Renew the lease of all that is held; the answer brings the orders and names what is no longer held."""
 
-    @extend_schema(request=HeartbeatSerializer, responses=OrdersSerializer, parameters=[_SESSION])
+    @extend_schema(request=HeartbeatSerializer, responses=OrdersSerializer, parameters=[SESSION])
     def post(self, request: Request) -> Response:
         said = checked(HeartbeatSerializer(data=request.data))
         worker = self.worker(request)
@@ -368,171 +263,3 @@ class HeartbeatView(AgentView):
         )
         heard = hear_wish(worker, said.get("wish"), request=request)
         return Response({**orders(worker, held=said["held"], protocol=said.get("protocol")), **heard})
-
-
-class ClaimSerializer(serializers.Serializer[Any]):
-    claim_id = serializers.UUIDField(
-        help_text="The agent's own id for this request; repeat it when the answer was lost."
-    )
-    free_slots = integer()
-    wait = serializers.FloatField(min_value=0, help_text="Seconds to wait for a job; capped by claim_wait_seconds.")
-    revision = integer(help_text="From the last orders.")
-    only_queues = queue_names(
-        required=False, default=None, help_text="Of those that it serves, it can run only these now; null: all."
-    )
-    without_queues = queue_names(
-        required=False, default=(), help_text="Of those that it serves, it cannot run these now."
-    )
-
-
-class ClaimedJobSerializer(serializers.ModelSerializer[Job]):
-    workload = serializers.SerializerMethodField(help_text="What Airflow wants executed, with its token.")
-
-    class Meta:
-        model = Job
-        fields = ["id", "attempt", "kind", "queue", "slots", "log_path", "workload"]
-
-    def get_workload(self, job: Job) -> dict[str, Any]:
-        return {**job.workload, "token": job.token}
-
-
-class ClaimAnswerSerializer(serializers.Serializer[Any]):
-    jobs = ClaimedJobSerializer(many=True)
-    heartbeat_due = serializers.BooleanField(help_text="There are new orders; send a heartbeat at once.")
-
-
-class ClaimView(AgentView):
-    """Take as many jobs as fit, waiting up to `wait` seconds for the first one."""
-
-    parking: Parking | None = None
-
-    @extend_schema(request=ClaimSerializer, responses=ClaimAnswerSerializer, parameters=[_SESSION])
-    def post(self, request: Request) -> Response:
-        said = checked(ClaimSerializer(data=request.data))
-        worker = self.worker(request)
-        wait = min(said["wait"], settings.EDGECONTROL.claim_wait_seconds)
-        deadline = time.monotonic() + wait
-        if versions.is_refused(worker.agent_version, server_version()):
-            said["free_slots"] = 0  # whether it has heard of it or not; its poll still brings it orders
-        able = Able(only=said["only_queues"], without=said["without_queues"] or ())
-        look = {"worker": worker, "able": able, **{name: said[name] for name in ("claim_id", "free_slots", "revision")}}
-        assert self.parking is not None  # noqa: S101 - urls.py passes it
-        with self.parking.poll(worker=worker, free_slots=said["free_slots"], runs=able.runs) as poll:
-            claim = lifecycle.claim(**look, first=True)
-            while not (claim.jobs or claim.superseded or claim.heartbeat_due):
-                left = deadline - time.monotonic()
-                if left <= 0 or not poll.wait(left):
-                    break
-                claim = lifecycle.claim(**look, first=False)
-        return Response(ClaimAnswerSerializer({"jobs": claim.jobs, "heartbeat_due": claim.heartbeat_due}).data)
-
-
-class ConfirmSerializer(serializers.Serializer[Any]):
-    jobs = PairSerializer(many=True)
-
-
-class RefusedPairSerializer(PairSerializer):
-    code = serializers.CharField()
-    detail = serializers.CharField()
-
-
-class ConfirmAnswerSerializer(serializers.Serializer[Any]):
-    confirmed = PairSerializer(many=True)
-    refused = RefusedPairSerializer(many=True)
-
-
-class ConfirmView(AgentView):
-    """Say which claimed jobs are safely stored on the machine. Only what is confirmed may start."""
-
-    @extend_schema(request=ConfirmSerializer, responses=ConfirmAnswerSerializer, parameters=[_SESSION])
-    def post(self, request: Request) -> Response:
-        pairs = [(pair["id"], pair["attempt"]) for pair in checked(ConfirmSerializer(data=request.data))["jobs"]]
-        confirmed = lifecycle.confirm(worker_id=self.worker(request).pk, pairs=pairs)
-        stale = lifecycle.StaleAttempt()
-        return Response(
-            {
-                "confirmed": [{"id": pk, "attempt": attempt} for pk, attempt in pairs if (pk, attempt) in confirmed],
-                "refused": [
-                    {"id": pk, "attempt": attempt, "code": stale.code, "detail": stale.detail}
-                    for pk, attempt in pairs
-                    if (pk, attempt) not in confirmed
-                ],
-            }
-        )
-
-
-class ReportSerializer(serializers.Serializer[Any]):
-    attempt = integer(least=1)
-    state = serializers.ChoiceField(choices=[state.value for state in ReportState])
-    exit_code = integer(least=-(2**63), most=2**63 - 1, allow_null=True, required=False)
-    airflow_outcome = serializers.CharField(
-        allow_blank=True,
-        required=False,
-        max_length=100,
-        help_text="The task's final state as Airflow accepted it.",
-    )
-    reason = Reason(allow_blank=True, required=False)
-    log_size = integer(most=2**63 - 1, required=False)
-    log_sha256 = serializers.RegexField(r"^[0-9a-f]{64}$", allow_blank=True, required=False)
-    log_trouble = Reason(
-        allow_blank=True, required=False, help_text="Why the rest of the log has not been sent yet, for people."
-    )
-
-
-class ReportAnswerSerializer(serializers.Serializer[Any]):
-    state = serializers.ChoiceField(choices=[state.value for state in JobState])
-
-
-class ReportView(AgentView):
-    """Say what became of a job. The same report twice is a success; one with an old attempt is refused."""
-
-    @extend_schema(request=ReportSerializer, responses=ReportAnswerSerializer, parameters=[_SESSION])
-    def post(self, request: Request, job_id: UUID) -> Response:
-        said = checked(ReportSerializer(data=request.data))
-        said["state"] = ReportState(said["state"])
-        state = lifecycle.report(worker_id=self.worker(request).pk, job_id=job_id, report=lifecycle.Report(**said))
-        return Response({"state": state})
-
-
-class RawBody(BaseParser):
-    """The request's bytes as they are, if they are not more than one chunk."""
-
-    media_type = "application/octet-stream"
-
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        limit = settings.EDGECONTROL.log_chunk_bytes
-        data: bytes = stream.read(limit + 1)
-        if len(data) > limit:
-            error = exceptions.APIException(f"A log chunk has at most {limit} bytes here.")
-            error.status_code = 413
-            raise error
-        return data
-
-
-class AppendLogSerializer(serializers.Serializer[Any]):
-    size = serializers.IntegerField(help_text="Bytes of this log that the control plane has.")
-
-
-class AppendLogView(AgentView):
-    """Append bytes to the log of one attempt at `offset`. A repeated append changes nothing."""
-
-    parser_classes = [RawBody]
-
-    @extend_schema(
-        request={"application/octet-stream": OpenApiTypes.BINARY},
-        responses=AppendLogSerializer,
-        parameters=[_SESSION, OpenApiParameter("offset", OpenApiTypes.INT64, required=True)],
-    )
-    def post(self, request: Request, job_id: UUID, attempt: int) -> Response:
-        offset = request.query_params.get("offset", "")
-        if not (offset.isascii() and offset.isdigit() and len(offset) < 19):
-            raise exceptions.ValidationError({"offset": "The byte at which this chunk begins, in decimal digits."})
-        size = logs.append(
-            worker_id=self.worker(request).pk,
-            job_id=job_id,
-            attempt=attempt,
-            offset=int(offset),
-            data=cast(bytes, request.data or b""),
-            cap_bytes=settings.EDGECONTROL.log_cap_bytes,
-        )
-        return Response({"size": size})

@@ -12,7 +12,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from jobs_app.agent_api import LONGEST_VERSION, MOST_QUEUES, AgentView, VersionSerializer, checked, server_version
+from jobs_app.agent_requests import LONGEST_VERSION, MOST_QUEUES, AgentView, VersionSerializer, checked, server_version
 from jobs_app.models import Queue
 from workers_app import versions
 from workers_app.auth import IsAgent

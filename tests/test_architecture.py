@@ -42,17 +42,17 @@ LAYERS = {
         ["states", "errors", "outcomes", "credentials"],
     ],
     "jobs_app": [
-        ["self_api"],
-        ["admin", "agent_api", "operator_api", "management"],
+        ["admin", "agent_api", "agent_jobs_api", "operator_api", "self_api", "management"],
+        ["agent_requests"],
         ["admin_job_page", "admin_logs", "admin_queues"],
         ["admin_job_list"],
-        ["admin_job_words"],
+        ["admin_job_words", "admin_queue_words"],
         ["operations"],
         ["figures", "listing", "logs", "queues", "waiting"],
         ["lifecycle"],
         ["picking", "notices"],
         ["models"],
-        ["states"],
+        ["states", "waiting_words"],
     ],
 }
 

@@ -26,7 +26,7 @@ from airflow_bridge import config as bridge_config
 from airflow_bridge import fleet, store
 from airflow_bridge import states as bridge_states
 from edgecontrol.environment import Environment
-from jobs_app import agent_api, states
+from jobs_app import agent_api, agent_jobs_api, states
 from jobs_app.models import Job, LogChunk, Queue
 from jobs_app.notices import JOBS_CHANNEL
 from workers_app import versions
@@ -113,7 +113,7 @@ def test_the_control_plane_reads_all_that_a_claim_of_the_agent_says() -> None:
     source = inspect.getsource(client.Client.claim)
     said = set(re.findall(r'"(\w+)":|body\["(\w+)"\]', source))
     assert {"only_queues", "without_queues"} < {name for pair in said for name in pair if name}
-    assert {name for pair in said for name in pair if name} == set(agent_api.ClaimSerializer().fields)
+    assert {name for pair in said for name in pair if name} == set(agent_jobs_api.ClaimSerializer().fields)
 
 
 def test_an_answer_has_all_by_which_the_agent_knows_a_control_plane() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs_app import agent_api
+from jobs_app import agent_api, agent_jobs_api
 from tests.integration.agent.conftest import Agent
 from tests.integration.agent.control_plane import ControlPlane
 
@@ -94,7 +94,7 @@ def test_what_the_agent_says_of_itself_is_what_the_control_plane_reads(plane: Co
     for said, read in (
         (registration, agent_api.RegisterSerializer()),
         (beat, agent_api.HeartbeatSerializer()),
-        (claim, agent_api.ClaimSerializer()),
+        (claim, agent_jobs_api.ClaimSerializer()),
     ):
         assert {name for name, field in read.fields.items() if field.required} <= set(said) <= set(read.fields)
     assert beat["protocol"] == registration["protocol"] == 1

@@ -1,4 +1,4 @@
-"""The control plane as agents call it: what each view of `jobs_app.agent_api` does, without HTTP.
+"""The control plane as agents call it: what each view of `jobs_app.agent_api` and `agent_jobs_api` does, without HTTP.
 
 A request may arrive late: then whether the session is current was asked when it was sent, or is asked when it arrives.
 """

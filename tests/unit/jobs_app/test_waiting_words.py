@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobs_app.waiting import Host, Rules, sentence
+from jobs_app.waiting_words import Host, Rules, sentence
 from workers_app.states import GONE, Shown
 
 TAKE_JOBS = {Shown.STARTING, Shown.IDLE, Shown.RUNNING, Shown.MAINTENANCE_EXIT}
