@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from airflow_bridge import store
+from airflow_bridge.airflow_features import workload_key
 from airflow_bridge.database import StoreAway
 from airflow_bridge.executor import EdgeControlExecutor
 from tests.integration.airflow_bridge import rows, task_instances
@@ -58,7 +59,7 @@ def test_waiting_jobs_occupy_no_slot_and_held_ones_do(
     for workload in workloads[:3]:
         rows.hold(database, job_id(workload), worker=worker, state="claimed")
     turn(executor)
-    assert executor.running == {workload.key for workload in workloads[:3]}
+    assert executor.running == {workload_key(workload) for workload in workloads[:3]}
     assert executor.slots_available == 29
 
 
@@ -80,8 +81,8 @@ def test_a_poisoned_row_fails_alone_with_its_reason(executor: EdgeControlExecuto
     queue(executor, *workloads[:4], poisoned, *workloads[4:])
     events = turn(executor)
     assert stored(database) == {job_id(workload) for workload in workloads}
-    assert list(events) == [poisoned.key]
-    state, reason = events[poisoned.key]
+    assert list(events) == [workload_key(poisoned)]
+    state, reason = events[workload_key(poisoned)]
     assert state == FAILED
     assert "could not store it" in reason
     assert "job_slots_positive" in reason
@@ -93,10 +94,10 @@ def test_a_poisoned_row_fails_alone_with_its_reason(executor: EdgeControlExecuto
 def test_a_poisoned_rows_event_that_airflow_dropped_is_emitted_again(executor: EdgeControlExecutor) -> None:
     poisoned = task(pool_slots=0)
     queue(executor, poisoned)
-    assert poisoned.key in turn(executor)
+    assert workload_key(poisoned) in turn(executor)
     assert turn(executor) == {}
     let_time_pass(executor)
-    assert poisoned.key in turn(executor)
+    assert workload_key(poisoned) in turn(executor)
 
 
 def test_a_commit_that_was_not_answered_is_repeated_without_harm(
@@ -113,7 +114,7 @@ def test_a_commit_that_was_not_answered_is_repeated_without_harm(
     with monkeypatch.context() as patch:
         patch.setattr(executor._store, "enqueue", answer_lost)
         turn(executor)
-    assert workload.key in executor.queued_tasks
+    assert workload_key(workload) in executor.queued_tasks
     # Whatever the clocks say meanwhile.
     database.execute("UPDATE edgecontrol.job SET queued_at = now() - interval '1 hour'")
     let_time_pass(executor)
@@ -129,7 +130,7 @@ def test_a_queueing_without_id_gets_one_that_airflow_is_told(executor: EdgeContr
     queue(executor, workload)
     events = turn(executor)
     (only,) = stored(database)
-    assert events == {workload.key: (QUEUED, str(only))}
+    assert events == {workload_key(workload): (QUEUED, str(only))}
     assert executor.has_task(workload.ti)
 
 
@@ -143,7 +144,7 @@ def test_an_id_of_an_earlier_queueing_is_replaced(executor: EdgeControlExecutor,
     assert turn(executor) == {}
     executor.queue_workload(workload, session=None)
     events = turn(executor)
-    state, new_id = events[workload.key]
+    state, new_id = events[workload_key(workload)]
     assert state == QUEUED
     assert UUID(new_id) != earlier
     turn(executor)
@@ -218,7 +219,9 @@ def test_a_column_that_only_a_newer_version_writes_fails_no_task(
 def test_rows_that_are_all_unfit_all_fail(executor: EdgeControlExecutor) -> None:
     poisoned = [task(map_index=number, pool_slots=0) for number in range(3)]
     queue(executor, *poisoned)
-    assert {key: state for key, (state, _) in turn(executor).items()} == {each.key: FAILED for each in poisoned}
+    assert {key: state for key, (state, _) in turn(executor).items()} == {
+        workload_key(each): FAILED for each in poisoned
+    }
 
 
 @pytest.mark.parametrize("seconds", [3, 0], ids=["fast", "slow"])

@@ -7,6 +7,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from airflow_bridge.airflow_features import workload_key
 from airflow_bridge.database import StoreAway
 from airflow_bridge.executor import EdgeControlExecutor
 from tests.integration.airflow_bridge import rows, task_instances
@@ -35,8 +36,8 @@ def test_jobs_of_a_dead_scheduler_are_taken_over_and_told(
     rows.end(database, job_id(ended), state="failed", reason="exit code 1")
     orphans = [as_orphan(workload) for workload in (waiting, running, ended)]
     assert heir.try_adopt_task_instances(orphans) == []
-    assert turn(heir) == {ended.key: (FAILED, "exit code 1")}
-    assert heir.running == {running.key}
+    assert turn(heir) == {workload_key(ended): (FAILED, "exit code 1")}
+    assert heir.running == {workload_key(running)}
     assert heir.has_task(waiting.ti)
     # The dead one was only slow: it lets go without a word.
     assert turn(dead) == {}
@@ -146,7 +147,9 @@ def test_with_the_database_away_all_counts_as_adopted_and_the_hand_over_is_repea
     events = {**turn(heir), **turn(heir)}
     assert rows.job(database, job_id(waiting)).dispatcher == heir.dispatcher
     assert heir.has_task(waiting.ti)
-    assert events == {never_stored.key: (FAILED, "the scheduler that queued it died before EdgeControl had it")}
+    assert events == {
+        workload_key(never_stored): (FAILED, "the scheduler that queued it died before EdgeControl had it")
+    }
 
 
 def test_any_number_of_jobs_is_taken_over_slice_by_slice(

@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from airflow.utils.state import CallbackState
 
+from airflow_bridge.airflow_features import workload_key
 from airflow_bridge.database import StoreAway
 from airflow_bridge.executor import EdgeControlExecutor
 from tests.integration.airflow_bridge import rows, task_instances
@@ -29,7 +30,7 @@ def test_an_accepted_success_is_told_once_and_marked_on_the_next_turn(
 ) -> None:
     workload = held_task(executor, database, worker=worker)
     rows.end(database, job_id(workload), state="success", outcome="success")
-    assert turn(executor) == {workload.key: (SUCCESS, None)}
+    assert turn(executor) == {workload_key(workload): (SUCCESS, None)}
     assert rows.job(database, job_id(workload)).told_at is None
     assert not executor.has_task(workload.ti)
     assert executor.slots_occupied == 0
@@ -41,12 +42,12 @@ def test_a_failure_in_doubt_is_told_until_airflow_has_acted(executor: EdgeContro
     workload = stored_task(executor)
     task_instances.change(workload, state="running", silence=1)
     rows.end(database, job_id(workload), state="failed", reason="result not delivered")
-    assert turn(executor) == {workload.key: (FAILED, "result not delivered")}
+    assert turn(executor) == {workload_key(workload): (FAILED, "result not delivered")}
     # Airflow dropped the event: another scheduler had the row locked.
     assert turn(executor) == {}
     assert rows.job(database, job_id(workload)).told_at is None
     let_time_pass(executor)
-    assert turn(executor) == {workload.key: (FAILED, "result not delivered")}
+    assert turn(executor) == {workload_key(workload): (FAILED, "result not delivered")}
     task_instances.change(workload, state="up_for_retry")
     assert turn(executor) == {}
     assert rows.job(database, job_id(workload)).told_at is not None
@@ -100,7 +101,7 @@ def test_a_lost_job_is_told_only_when_its_task_is_silent_too(
         let_time_pass(executor)
     assert executor.has_task(workload.ti)
     task_instances.change(workload, state="running", silence=executor.config.outage_patience * 2)
-    assert turn(executor) == {workload.key: (FAILED, "berlin-3 rebooted")}
+    assert turn(executor) == {workload_key(workload): (FAILED, "berlin-3 rebooted")}
     assert [log.event for log in executor._task_event_logs] == ["edgecontrol lost"]
 
 
@@ -121,7 +122,7 @@ def test_a_deleted_job_does_not_leave_its_task_waiting_for_ever(
     workload = stored_task(executor)
     database.execute("DELETE FROM edgecontrol.job")
     events = {**turn(executor), **turn(executor)}
-    assert events == {workload.key: (FAILED, "its job was deleted")}
+    assert events == {workload_key(workload): (FAILED, "its job was deleted")}
 
 
 def test_a_job_that_nobody_takes_fails_after_the_limit_with_the_reason(
@@ -132,7 +133,7 @@ def test_a_job_that_nobody_takes_fails_after_the_limit_with_the_reason(
     turn(executor)
     database.execute("UPDATE edgecontrol.job SET queued_at = now() - interval '25 hours'")
     events = {**turn(executor), **turn(executor)}
-    state, reason = events[workload.key]
+    state, reason = events[workload_key(workload)]
     assert state == FAILED
     assert reason == "no worker took it within 86400 s: queue 'site-b' has no free worker that may take it"
 
@@ -185,7 +186,7 @@ def test_a_token_that_grew_old_in_the_buffer_is_renewed_as_soon_as_the_job_is_st
 ) -> None:
     workload = task()
     queue(executor, workload)
-    executor._buffered_at[workload.key] -= 10_000
+    executor._buffered_at[workload_key(workload)] -= 10_000
     turn(executor)
     turn(executor)
     row = rows.job(database, job_id(workload))
@@ -201,10 +202,10 @@ def test_a_callback_is_told_as_running_and_as_ended(
     assert turn(executor) == {}
     identity = UUID(workload.callback.id)
     rows.hold(database, identity, worker=worker)
-    assert turn(executor) == {workload.key: (CallbackState.RUNNING, None)}
+    assert turn(executor) == {workload_key(workload): (CallbackState.RUNNING, None)}
     assert turn(executor) == {}
     rows.end(database, identity, state="failed", reason="exit code 1")
-    assert turn(executor) == {workload.key: (CallbackState.FAILED, "exit code 1")}
+    assert turn(executor) == {workload_key(workload): (CallbackState.FAILED, "exit code 1")}
 
 
 def test_a_connection_test_that_airflow_gave_up_is_revoked(
@@ -214,6 +215,6 @@ def test_a_connection_test_that_airflow_gave_up_is_revoked(
     workload = connection_test()
     queue(executor, workload)
     turn(executor)
-    executor.fail_connection_test(workload.key)
+    executor.fail_connection_test(workload_key(workload))
     turn(executor)
     assert rows.job(database, workload.connection_test_id).state == "revoked"

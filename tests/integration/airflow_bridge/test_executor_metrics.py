@@ -14,6 +14,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import delete, insert, update
 
 from airflow_bridge import fleet_metrics, metrics
+from airflow_bridge.airflow_features import workload_key
 from airflow_bridge.database import NoConnection
 from airflow_bridge.executor import EdgeControlExecutor
 from tests.integration.airflow_bridge import rows
@@ -214,7 +215,7 @@ def test_figures_that_cannot_be_read_stop_nothing_else(
     queue(executor, workload)
     turn(executor)
     rows.end(database, job_id(workload), state="success", outcome="success")
-    assert list(turn(executor)) == [workload.key]
+    assert list(turn(executor)) == [workload_key(workload)]
 
 
 def test_airflows_own_table_of_jobs_being_away_stops_nothing(

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from airflow_bridge import store
+from airflow_bridge.airflow_features import workload_key
 from airflow_bridge.database import NoConnection, StoreAway, StoreNotReady
 from airflow_bridge.executor import EdgeControlExecutor
 from airflow_bridge.store import Store
@@ -105,7 +106,7 @@ def test_jobs_that_cannot_be_stored_hold_up_nothing_else(
     queue(executor, kept)
     executor._ledger.renew(job_id(waiting), at=0)
     executor._adoption.hand_over[job_id(orphan)] = orphan.ti.id
-    assert turn(executor) == {ended.key: (FAILED, "exit code 1")}
+    assert turn(executor) == {workload_key(ended): (FAILED, "exit code 1")}
     assert rows.job(database, job_id(waiting)).token.count(".") == 2
     assert rows.job(database, job_id(orphan)).dispatcher == executor.dispatcher
     assert executor.has_task(kept.ti)
@@ -156,8 +157,8 @@ def test_a_job_whose_task_airflow_gave_up_is_ours_no_more_and_revoked(
 ) -> None:
     """As Airflow does after a task's heartbeats failed to come: it drops the event while `has_task` is true."""
     workload = held_task(executor, database, worker=worker)
-    executor.change_state(workload.key, FAILED)
-    assert turn(executor) == {workload.key: (FAILED, None)}
+    executor.change_state(workload_key(workload), FAILED)
+    assert turn(executor) == {workload_key(workload): (FAILED, None)}
     assert not executor.has_task(workload.ti)
     assert rows.job(database, job_id(workload)).state == "revoked"
 
@@ -172,7 +173,7 @@ def test_a_task_that_was_cleared_while_it_ran_is_scheduled_again_when_its_job_ha
     cleared = task(job_id=job_id(workload))
     task_instances.add(cleared, state="restarting")
     rows.end(database, job_id(workload), state=state)
-    assert turn(executor)[workload.key][0] == SUCCESS
+    assert turn(executor)[workload_key(workload)][0] == SUCCESS
 
 
 def test_without_a_url_nothing_is_raised_and_nothing_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,10 +223,10 @@ def test_whatever_statement_fails_the_scheduler_sees_nothing_and_nothing_is_lost
     for _ in range(5):
         let_time_pass(executor)
         events.update(turn(executor))
-        if late.key in events:
+        if workload_key(late) in events:
             task_instances.change(late, state="up_for_retry")
-    assert [key for key in events if key != late.key] == []
-    assert events[late.key][0] == FAILED
+    assert [key for key in events if key != workload_key(late)] == []
+    assert events[workload_key(late)][0] == FAILED
     for workload in (adopted, waiting):
         row = rows.job(database, job_id(workload))
         assert (row.state, row.dispatcher) == ("queued", executor.dispatcher)
