@@ -15,6 +15,8 @@ SECTION = "edgecontrol"
 TOKEN_FILE_VARIABLE = "EDGECONTROL_TOKEN_FILE"  # noqa: S105
 DEFAULT_OUTAGE_PATIENCE = 240
 DEFAULT_QUEUE_WAIT_LIMIT = 86400
+#: The life of a running task's token, in patiences.
+TOKEN_LIVES = 5
 
 _HOST = r"(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]\\]+)"
 _HTTP_URL = re.compile(rf"https?://{_HOST}(?::\d{{1,5}})?(?:/[^\s?#]*)?", re.IGNORECASE)
@@ -35,18 +37,35 @@ class BridgeConfig:
 
 
 def read(conf: Any = airflow_conf) -> BridgeConfig:
-    """Settings from Airflow's configuration; pass an executor's own `conf` for its team's."""
+    """Settings from Airflow's configuration; pass an executor's own `conf` for its team's.
+
+    What a team has not set is as for everybody: all teams share one job table, which says whose each job is.
+    """
     return BridgeConfig(
-        database_url=conf.get(SECTION, "database_url", fallback="") or "",
-        outage_patience=conf.getint(SECTION, "outage_patience", fallback=DEFAULT_OUTAGE_PATIENCE),
-        queue_wait_limit=conf.getint(SECTION, "queue_wait_limit", fallback=DEFAULT_QUEUE_WAIT_LIMIT),
+        database_url=_of_team_or_all(conf.get, airflow_conf.get, "database_url", "") or "",
+        outage_patience=_of_team_or_all(conf.getint, airflow_conf.getint, "outage_patience", DEFAULT_OUTAGE_PATIENCE),
+        queue_wait_limit=_of_team_or_all(
+            conf.getint, airflow_conf.getint, "queue_wait_limit", DEFAULT_QUEUE_WAIT_LIMIT
+        ),
         control_plane_url=control_plane_url(conf),
     )
+
+
+def _of_team_or_all(of_team: Any, of_all: Any, option: str, default: Any) -> Any:
+    """Airflow itself knows only a team's own value or the default, and does not say which of the two it is."""
+    value = of_team(SECTION, option, fallback=default)
+    return of_all(SECTION, option, fallback=default) if value == default else value
 
 
 def control_plane_url(conf: Any = airflow_conf) -> str:
     """This setting alone: the UI's links must not fall over another one that is wrong."""
     return (conf.get(SECTION, "control_plane_url", fallback="") or "").strip().rstrip("/")
+
+
+def api_token_file(conf: Any = airflow_conf) -> str:
+    """The file with the personal token of `airflow edgecontrol`; empty when nobody has said so."""
+    named = os.environ.get(TOKEN_FILE_VARIABLE) or conf.get(SECTION, "api_token_file", fallback="")
+    return (named or "").strip()
 
 
 def log_folder() -> Path:
@@ -62,12 +81,6 @@ def patience_complaint(config: BridgeConfig) -> str | None:
     """
     for option, follows in (
         (
-def api_token_file(conf: Any = airflow_conf) -> str:
-    """The file with the personal token of `airflow edgecontrol`; empty when nobody has said so."""
-    named = os.environ.get(TOKEN_FILE_VARIABLE) or conf.get(SECTION, "api_token_file", fallback="")
-    return (named or "").strip()
-
-
             "task_instance_heartbeat_timeout",
             "an outage that EdgeControl would sit out makes Airflow run tasks a second time",
         ),
@@ -82,15 +95,6 @@ def api_token_file(conf: Any = airflow_conf) -> str:
     return None
 
 
-def url_complaint(url: str) -> str | None:
-    """Why no link can be made of control_plane_url, or None. The value is not repeated: it might hold a password."""
-    if is_address(url):
-        return None
-    return (
-        f"[{SECTION}] control_plane_url must be the control plane's address as browsers reach it, such as "
-        "https://edge.example.com: http or https, a host, perhaps a port and a path, no user, nothing behind. "
-        "Correct it, then restart the api-server"
-    )
 def token_complaint(config: BridgeConfig) -> str | None:
     """Why the life of a running task's token is wrong, or None.
 
@@ -111,3 +115,12 @@ def is_address(url: str) -> bool:
     return _HTTP_URL.fullmatch(url) is not None
 
 
+def url_complaint(url: str) -> str | None:
+    """Why no link can be made of control_plane_url, or None. The value is not repeated: it might hold a password."""
+    if is_address(url):
+        return None
+    return (
+        f"[{SECTION}] control_plane_url must be the control plane's address as browsers reach it, such as "
+        "https://edge.example.com: http or https, a host, perhaps a port and a path, no user, nothing behind. "
+        "Correct it, then restart the api-server"
+    )

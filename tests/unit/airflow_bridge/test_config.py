@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from airflow.executors.base_executor import ExecutorConf
 
 from airflow_bridge import config
 
@@ -10,6 +11,16 @@ def test_settings_come_from_airflows_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AIRFLOW__EDGECONTROL__OUTAGE_PATIENCE", "100")
     read = config.read()
     assert (read.database_url, read.outage_patience) == ("postgresql://h/d", 100)
+
+
+def test_what_a_team_has_not_set_is_as_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__EDGECONTROL__DATABASE_URL", "postgresql://h/all")
+    monkeypatch.setenv("AIRFLOW__EDGECONTROL__OUTAGE_PATIENCE", "100")
+    monkeypatch.setenv("AIRFLOW__TEAM_A___EDGECONTROL__QUEUE_WAIT_LIMIT", "60")
+    monkeypatch.setenv("AIRFLOW__TEAM_B___EDGECONTROL__DATABASE_URL", "postgresql://h/b")
+    team_a, team_b = (config.read(ExecutorConf(team)) for team in ("team_a", "team_b"))
+    assert (team_a.database_url, team_a.outage_patience, team_a.queue_wait_limit) == ("postgresql://h/all", 100, 60)
+    assert (team_b.database_url, team_b.outage_patience, team_b.queue_wait_limit) == ("postgresql://h/b", 100, 86400)
 
 
 @pytest.mark.parametrize(("patience", "fine"), [("299", True), ("300", False), ("600", False)])
