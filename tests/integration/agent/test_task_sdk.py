@@ -40,6 +40,17 @@ def short():
 
 
 short()
+
+
+@dag(schedule=None)
+def elsewhere():
+    @task(executor="an_alias_of_the_schedulers")
+    def named() -> None: ...
+
+    named()
+
+
+elsewhere()
 """
 
 ALERTS = """
@@ -76,8 +87,8 @@ class Site:
             AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT="600",
         )
 
-    def run(self, task_id: str) -> Path:
-        workload = self.api.workload(dag_file="short.py", dag_id="short", task_id=task_id)
+    def run(self, task_id: str, *, dag_id: str = "short") -> Path:
+        workload = self.api.workload(dag_file="short.py", dag_id=dag_id, task_id=task_id)
         return self.runner.run(workload, execution_api_url=self.api.url)
 
     def call_back(self, path: str, **kwargs: str) -> Path:
@@ -104,6 +115,11 @@ def test_a_task_leaves_little_to_import_for_the_next(site: Site) -> None:
         return len(noted.read_text().splitlines()) if noted.exists() else 0
 
     site.runner.until(lambda: imported() == 0)
+
+
+def test_a_task_may_name_an_executor_that_only_schedulers_know(site: Site) -> None:
+    directory = site.run("named", dag_id="elsewhere")
+    assert site.runner.result(directory)["airflow_outcome"] == "success", (directory / "output").read_text()
 
 
 def test_the_end_of_a_task_is_noticed_whoever_holds_its_output(site: Site) -> None:
