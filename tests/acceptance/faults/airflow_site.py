@@ -222,6 +222,10 @@ class AirflowSite:
         run = self.airflow.call("POST", f"dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf})
         return str(run["dag_run_id"])
 
+    def knows(self, dag_id: str) -> bool:
+        """Whether Airflow has found the DAG."""
+        return self.airflow.call("GET", f"dags/{dag_id}", missing_ok=True) is not None
+
     def run_state(self, run_id: str) -> str:
         """As Airflow's database has it, so that it can be asked while the api-server is away."""
         query: LiteralString = "SELECT state FROM dag_run WHERE run_id = %s"
