@@ -76,7 +76,7 @@ def test_every_operation_is_a_command_with_its_parameters(commands: dict[str, Ac
 def test_no_command_stands_for_nothing(commands: dict[str, ActionCommand]) -> None:
     every = {operation.name.replace("_", "-") for table in TABLES.values() for operation in table}
     lists = {f"list-{kind.path}" for kind in kinds()}
-    assert set(commands) == {*every, *lists, *MAKING, "whoami"}
+    assert set(commands) == {*every, *lists, *MAKING, "whoami", "import-edge3"}
 
 
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.path)

@@ -32,7 +32,7 @@ _DESCRIPTION = (
 
 def get_commands() -> list[GroupCommand]:
     """Airflow calls this, named in the provider info, whenever it parses a command line."""
-    found = [*_lists(), *_operations(), *_single()]
+    found = [*_lists(), *_operations(), *_single(), *_migration()]
     return [GroupCommand(name="edgecontrol", help=_HELP, description=_DESCRIPTION, subcommands=found)]
 
 
@@ -121,6 +121,31 @@ def _single() -> Iterable[ActionCommand]:
                 metavar="FILE",
                 help="write the token to this new file, which only you can read",
             ),
+            *ACCESS,
+        ),
+    )
+
+
+def _migration() -> Iterable[ActionCommand]:
+    yield ActionCommand(
+        name="import-edge3",
+        help="Make a worker host for each worker of Airflow's own Edge provider",
+        description=(
+            "Reads edge3's workers from Airflow's database and makes each a worker host with its name, queues, team, "
+            "slots and maintenance. Those that exist are left as they are; edge3 itself is not changed."
+        ),
+        func=lazy_load_command("airflow_bridge.cli.import_edge3.import_edge3"),
+        args=(
+            Arg(("--dry-run",), action="store_true", help="only say what would be done"),
+            Arg(
+                ("--tokens",),
+                metavar="FOLDER",
+                help="write each worker's token to a file in this folder, which only you can read "
+                "(default: each machine is enrolled when its turn comes)",
+            ),
+            Arg(("--pattern",), metavar="GLOB", help="only those with such a name, as 'press-*'"),
+            Arg(("--queue",), metavar="QUEUE", help="only those that serve this queue, or every queue"),
+            ARG_OUTPUT,
             *ACCESS,
         ),
     )

@@ -50,7 +50,7 @@ def show_outcome(answer: Answer, output: str) -> None:
         return
     rows = [{"name": name, "result": "done"} for name in answer.done]
     rows += [{"name": name, "result": f"skipped: {why}"} for name, why in answer.skipped]
-    show(rows, output, {"name": _field("name"), "result": _field("result")})
+    show(rows, output, {"name": field("name"), "result": field("result")})
 
 
 def _cell(value: Any) -> str:
@@ -61,7 +61,8 @@ def _cell(value: Any) -> str:
     return shown(str(value)).replace("\n", " ")
 
 
-def _field(name: str) -> Callable[[Row], Any]:
+def field(name: str) -> Callable[[Row], Any]:
+    """A column that is one field of the row."""
     return lambda row: row[name]
 
 
@@ -93,70 +94,71 @@ def _changed(row: Row) -> str:
     return ", ".join(f"{name}: {row['before'].get(name)} -> {row['after'].get(name)}" for name in names)
 
 
+QUEUES = _queues
 #: What people see of each list, in the order of the columns. A test compares the fields with those of the API.
 COLUMNS: Mapping[str, Mapping[str, Callable[[Row], Any]]] = {
     "workers": {
-        "name": _field("name"),
-        "state": _field("state"),
-        "jobs": _field("jobs"),
+        "name": field("name"),
+        "state": field("state"),
+        "jobs": field("jobs"),
         "slots": lambda row: f"{row['slots']['used']}/{row['slots']['effective']}",
-        "queues": _queues,
-        "team": _field("team"),
-        "last_heartbeat": _field("last_heartbeat"),
-        "agent_version": _field("agent_version"),
+        "queues": QUEUES,
+        "team": field("team"),
+        "last_heartbeat": field("last_heartbeat"),
+        "agent_version": field("agent_version"),
         "wish": _wish,
         "takes_no_work": _takes_no_work,
     },
     "jobs": {
-        "id": _field("id"),
-        "state": _field("state"),
-        "dag_id": _field("dag_id"),
-        "task_id": _field("task_id"),
-        "run_id": _field("run_id"),
-        "map_index": _field("map_index"),
-        "try_number": _field("try_number"),
-        "queue": _field("queue"),
+        "id": field("id"),
+        "state": field("state"),
+        "dag_id": field("dag_id"),
+        "task_id": field("task_id"),
+        "run_id": field("run_id"),
+        "map_index": field("map_index"),
+        "try_number": field("try_number"),
+        "queue": field("queue"),
         "worker": _name_in("worker"),
-        "queued_at": _field("queued_at"),
+        "queued_at": field("queued_at"),
         "why": lambda row: row["waits_because"] or row["reason"],
     },
     "queues": {
-        "name": _field("name"),
-        "paused": _field("paused"),
-        "waiting": _field("waiting"),
-        "held": _field("held"),
-        "held_slots": _field("held_slots"),
-        "concurrency_limit": _field("concurrency_limit"),
+        "name": field("name"),
+        "paused": field("paused"),
+        "waiting": field("waiting"),
+        "held": field("held"),
+        "held_slots": field("held_slots"),
+        "concurrency_limit": field("concurrency_limit"),
         "workers": lambda row: f"{row['workers']['there']} there, {row['workers']['taking']} taking",
-        "comment": _field("pause_comment"),
+        "comment": field("pause_comment"),
     },
     "enrolment-tokens": {
-        "key": _field("key"),
-        "name": _field("name"),
-        "usable": _field("usable"),
-        "queues": _queues,
-        "team": _field("team"),
-        "replace": _field("replace"),
-        "created_by": _field("created_by"),
-        "expires_at": _field("expires_at"),
+        "key": field("key"),
+        "name": field("name"),
+        "usable": field("usable"),
+        "queues": QUEUES,
+        "team": field("team"),
+        "replace": field("replace"),
+        "created_by": field("created_by"),
+        "expires_at": field("expires_at"),
         "worker": _name_in("worker"),
     },
     "changes": {
-        "at": _field("at"),
-        "actor": _field("actor"),
-        "action": _field("action"),
-        "kind": _field("kind"),
-        "subject": _field("subject"),
+        "at": field("at"),
+        "actor": field("actor"),
+        "action": field("action"),
+        "kind": field("kind"),
+        "subject": field("subject"),
         "changed": _changed,
-        "comment": _field("comment"),
+        "comment": field("comment"),
     },
 }
 CALLER: Mapping[str, Callable[[Row], Any]] = {
-    "user": _field("user"),
+    "user": field("user"),
     "groups": lambda row: ", ".join(row["groups"]),
     "token": lambda row: row["token"] and row["token"]["name"],
     "expires_at": lambda row: row["token"] and row["token"]["expires_at"],
-    "control_plane": _field("control_plane"),
-    "version": _field("version"),
+    "control_plane": field("control_plane"),
+    "version": field("version"),
     "permissions": lambda row: ", ".join(row["permissions"]),
 }

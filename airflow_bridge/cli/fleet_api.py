@@ -26,10 +26,10 @@ MOST_NAMES = 1000
 class Refused(Failed):
     """The control plane said no."""
 
-    def __init__(self, text: str, *, status: int, word: str) -> None:
+    def __init__(self, text: str, *, status: int) -> None:
         super().__init__(text, Code.WRONG_USAGE if status == httpx.codes.BAD_REQUEST else Code.REFUSED)
-        #: The stable code of the refusal, for programs.
-        self.word = word
+        #: It would be said again of whatever is asked next: of who is asking, or of the control plane itself.
+        self.ends_all = status not in (httpx.codes.BAD_REQUEST, httpx.codes.CONFLICT)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class FleetApi:
             text = body["detail"]
             if status == httpx.codes.UNAUTHORIZED:
                 text = f"{url} does not accept the token in {self.access.token_file}: {text}"
-            return Refused(text, status=status, word=body["code"])
+            return Refused(text, status=status)
         if answer.is_redirect:
             return Failed(f"{url} sends elsewhere, to {_origin(answer)}; name the address where it ends")
         if status in (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT):
