@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -367,3 +368,20 @@ def test_ids_of_jobs_are_never_tags() -> None:
         "worker_name",
         "scheduler",
     }
+
+
+# What people read of it
+
+PAGE = Path(__file__).parents[3] / "docs/airflow-metrics.md"
+
+
+def test_the_page_names_every_metric_of_ours_with_its_tags_and_no_other() -> None:
+    rows = re.findall(r"^\| `(edgecontrol\.[\w.]+)` \| (\w+) \| `(\w+)` \| (.+) \|$", PAGE.read_text(), re.M)
+    assert rows == [(name, kind, *tags, about) for name, (kind, tags, about) in metrics.OWN.items()]
+
+
+def test_the_page_names_every_metric_of_edge3_with_its_tags() -> None:
+    rows = re.findall(r"^\| `(edge_[\w.]+)` \| (\w+) \|([^|]*)\|", PAGE.read_text(), re.M)
+    assert {name: {"type": kind, "tags": sorted(re.findall(r"`(\w+)`", tags))} for name, kind, tags in rows} == EDGE3[
+        "metrics"
+    ]

@@ -1,0 +1,344 @@
+"""One executor beside so many stored jobs, in a process of its own: what each turn of a scheduler's loop costs.
+
+Started by `executor.py` with the interpreter whose executor it is, against a database of its own; prints its figures as
+JSON. What machines at the edge would have done is written straight into the tables. Imports nothing of this
+checkout but the executor, since edge3's interpreter has nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import psycopg
+from airflow import settings
+from airflow.executors import workloads
+from airflow.executors.workloads.base import BundleInfo
+from airflow.executors.workloads.task import TaskInstanceDTO
+from airflow.models.taskinstancekey import TaskInstanceKey
+from airflow.utils.session import create_session
+from sqlalchemy import event
+
+QUEUE = "bench"
+RUN = "scheduled__2026-01-01T00:00:00+00:00"
+#: Turns of an idle scheduler, a second apart; fewer when each takes long.
+TURNS, TURNS_SECONDS, FEWEST = 10, 30.0, 3
+FEW, CHANGES = 10, 1000
+#: Of the changed ones that ended, so many did without telling Airflow.
+SILENT_SHARE = 10
+
+
+def workload(number: int) -> workloads.ExecuteTask:
+    ti = TaskInstanceDTO(
+        id=uuid4(),
+        dag_version_id=uuid4(),
+        dag_id=f"dag_{number % 500}",
+        task_id=f"task_{number % 20}",
+        run_id=RUN,
+        map_index=number,
+        try_number=1,
+        pool_slots=1,
+        queue=QUEUE,
+        priority_weight=1 + number % 10,
+        external_executor_id=str(uuid4()),
+        context_carrier={"traceparent": f"00-{uuid4().hex}-{uuid4().hex[:16]}-01"},
+    )
+    path = f"dag_id={ti.dag_id}/run_id={RUN}/task_id={ti.task_id}/map_index={number}/attempt=1.log"
+    return workloads.ExecuteTask(
+        ti=ti,
+        dag_rel_path=Path("tour.py"),
+        token="x" * 320,  # as long as one of Airflow's
+        bundle_info=BundleInfo(name="dags-folder"),
+        log_path=path,
+    )
+
+
+def key_of(number: int) -> TaskInstanceKey:
+    """Of the stored one with this number."""
+    return TaskInstanceKey(f"dag_{number % 500}", f"task_{number % 20}", RUN, 1, -number)
+
+
+class EdgeControl:
+    """Ours; its tables are in the same database as Airflow's."""
+
+    def __init__(self, database: psycopg.Connection[Any]) -> None:
+        from airflow_bridge.executor import EdgeControlExecutor
+
+        self.database = database
+        self.scheduler = uuid4()
+        self.executor = EdgeControlExecutor(parallelism=10 * CHANGES)
+
+    def start(self, *, job_id: int) -> None:
+        self.executor.job_id = job_id
+        self.executor.start()
+
+    def statements(self) -> int:
+        """Those that SQLAlchemy knows nothing of."""
+        return int(self.executor._store.done)
+
+    def fill(self, number: int, *, waiting: bool) -> None:
+        """Finished ones of which Airflow knows, or waiting ones that this scheduler has taken over."""
+        self.database.execute(
+            """
+            INSERT INTO edgecontrol.job (id, kind, dag_id, task_id, run_id, map_index, try_number, airflow_id, workload,
+                token, token_until, queue, slots, priority, state, finished_at, told_at, log_path, dispatcher, attempt,
+                airflow_outcome)
+            SELECT id, 'ExecuteTask', dag_id, task_id, run_id, map_index, 1, ti_id,
+                jsonb_build_object('type', 'ExecuteTask', 'filler', repeat('x', 700)),
+                CASE WHEN %(waiting)s THEN repeat('x', 320) END, now() + interval '9 minutes', queue, 1, priority,
+                CASE WHEN %(waiting)s THEN 'queued' ELSE 'success' END,
+                CASE WHEN NOT %(waiting)s THEN now() END, CASE WHEN NOT %(waiting)s THEN now() END,
+                'dag_id=' || dag_id || '/map_index=' || map_index, %(scheduler)s,
+                CASE WHEN %(waiting)s THEN 0 ELSE 1 END, CASE WHEN %(waiting)s THEN '' ELSE 'success' END
+            FROM stored
+            """,
+            {"waiting": waiting, "scheduler": self.scheduler},
+        )
+        if waiting:
+            rows = self.database.execute("SELECT ti_id, id, dag_id, task_id FROM stored").fetchall()
+            self.executor.try_adopt_task_instances(
+                [
+                    SimpleNamespace(
+                        id=ti_id, external_executor_id=str(job_id), dag_id=dag_id, task_id=task_id, state="queued"
+                    )
+                    for ti_id, job_id, dag_id, task_id in rows
+                ]
+            )
+            while self.executor._adoption.hand_over:
+                self.executor.heartbeat()
+            self.database.execute("VACUUM edgecontrol.job")
+
+    def queue(self, tasks: Sequence[workloads.ExecuteTask]) -> None:
+        for task in tasks:
+            self.executor.queue_workload(task, session=None)
+
+    def end(self, tasks: Sequence[workloads.ExecuteTask]) -> None:
+        """As the control plane leaves them: most with the outcome that Airflow accepted."""
+        for number, task in enumerate(tasks):
+            silent = number % SILENT_SHARE == 0
+            self.database.execute(
+                """
+                UPDATE edgecontrol.job SET state = %s, airflow_outcome = %s, reason = %s, finished_at = now(),
+                    token = NULL, attempt = 1 WHERE id = %s
+                """,
+                [
+                    "failed" if silent else "success",
+                    "" if silent else "success",
+                    "exit code 1" if silent else "",
+                    task.ti.external_executor_id,
+                ],
+            )
+
+
+class Edge3:
+    """Airflow's own edge executor."""
+
+    def __init__(self, database: psycopg.Connection[Any]) -> None:
+        from airflow.providers.edge3.executors import EdgeExecutor
+
+        self.database = database
+        self.executor = EdgeExecutor(parallelism=10 * CHANGES)
+
+    def start(self, *, job_id: int) -> None:
+        self.executor.job_id = job_id
+        self.executor.start()
+
+    def statements(self) -> int:
+        return 0
+
+    def fill(self, number: int, *, waiting: bool) -> None:
+        """Rows as it leaves them until its purge, five minutes after a success; or waiting ones that it has queued."""
+        self.database.execute(
+            """
+            INSERT INTO edge_job (dag_id, task_id, run_id, map_index, try_number, task_instance_id, state, queue,
+                concurrency_slots, priority_weight, command, queued_dttm, last_update)
+            SELECT dag_id, task_id, run_id, map_index, 1, '', CASE WHEN %(waiting)s THEN 'queued' ELSE 'success' END,
+                queue, 1, priority, %(command)s, now(), CASE WHEN NOT %(waiting)s THEN now() END
+            FROM stored
+            """,
+            {"waiting": waiting, "command": workload(1).model_dump_json()},
+        )
+        if waiting:
+            self.executor.running.update(key_of(one) for one in range(1, number + 1))
+        self.database.execute("VACUUM ANALYZE edge_job")
+
+    def queue(self, tasks: Sequence[workloads.ExecuteTask]) -> None:
+        with create_session(scoped=False) as session:
+            for task in tasks:
+                self.executor.queue_workload(task, session=session)
+
+    def end(self, tasks: Sequence[workloads.ExecuteTask]) -> None:
+        for number, task in enumerate(tasks):
+            state = "failed" if number % SILENT_SHARE == 0 else "success"
+            self.database.execute(
+                """
+                UPDATE edge_job SET state = %s, last_update = now()
+                WHERE dag_id = %s AND task_id = %s AND run_id = %s AND map_index = %s
+                """,
+                [state, task.ti.dag_id, task.ti.task_id, task.ti.run_id, task.ti.map_index],
+            )
+
+
+class Meter:
+    """Milliseconds and statements of what is done between two looks."""
+
+    def __init__(self, site: EdgeControl | Edge3) -> None:
+        self.site = site
+        self.seen = 0
+        event.listen(settings.engine, "before_cursor_execute", self._count)
+
+    def _count(self, *args: Any) -> None:
+        self.seen += 1
+
+    def of(self, *steps: Callable[[], object]) -> dict[str, float]:
+        seen = self.seen + self.site.statements()
+        began = time.perf_counter()
+        for step in steps:
+            step()
+        milliseconds = (time.perf_counter() - began) * 1000
+        return {"ms": milliseconds, "statements": self.seen + self.site.statements() - seen}
+
+
+def add_task_instances(database: psycopg.Connection[Any], tasks: Sequence[workloads.ExecuteTask], state: str) -> None:
+    """What Airflow's scheduler has committed before the executor's turn."""
+    with database.cursor() as cursor:
+        cursor.executemany(
+            """
+            INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, try_number, max_tries, pool, pool_slots,
+                span_status, state, external_executor_id, queue, queued_by_job_id, queued_dttm, last_heartbeat_at)
+            VALUES (%s, %s, %s, %s, %s, 1, 1, 'default_pool', 1, 'not_started', %s, %s, %s, 1, now(), now())
+            """,
+            [
+                (ti.id, ti.task_id, ti.dag_id, ti.run_id, ti.map_index, state, ti.external_executor_id, QUEUE)
+                for ti in (task.ti for task in tasks)
+            ],
+        )
+
+
+def prepare(database: psycopg.Connection[Any], *, number: int, waiting: bool) -> int:
+    """A scheduler that lives, and the task instances of what is stored; returns the scheduler's job id."""
+    database.execute("SET session_replication_role = replica")  # DAGs and their runs do not matter here
+    database.execute(
+        """
+        CREATE TEMPORARY TABLE stored AS
+        SELECT gen_random_uuid() AS id, gen_random_uuid() AS ti_id, 'dag_' || mod(number, 500) AS dag_id,
+            'task_' || mod(number, 20) AS task_id, %s AS run_id, -number AS map_index, 1 + mod(number, 10) AS priority,
+            %s AS queue
+        FROM generate_series(1, %s) AS number
+        """,
+        [RUN, QUEUE, number],
+    )
+    database.execute(
+        """
+        INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, try_number, max_tries, pool, pool_slots,
+            span_status, state, external_executor_id, queue, queued_by_job_id, queued_dttm)
+        SELECT ti_id, task_id, dag_id, run_id, map_index, 1, 1, 'default_pool', 1,
+            'not_started', %s, id::text, queue, 1, now() FROM stored
+        """,
+        ["queued" if waiting else "success"],
+    )
+    row = database.execute(
+        """
+        INSERT INTO job (job_type, state, latest_heartbeat, start_date)
+        VALUES ('SchedulerJob', 'running', now() + interval '1 hour', now()) RETURNING id
+        """
+    ).fetchone()
+    assert row is not None
+    database.execute("VACUUM ANALYZE task_instance")
+    return int(row[0])
+
+
+def peak_mib(*, forget: bool = False) -> float:
+    """The most memory since the last time it was forgotten."""
+    if forget:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+def warm_up(site: EdgeControl | Edge3, database: psycopg.Connection[Any]) -> None:
+    """A few jobs of each sort: connections are made, models known, statements compiled, as after a scheduler's start."""
+    tasks = [workload(1_000 + number) for number in range(FEW)]
+    add_task_instances(database, tasks, "running")
+    site.queue(tasks)
+    for _ in range(2):
+        time.sleep(1.0)
+        site.executor.heartbeat()
+    site.end(tasks)
+    site.executor.heartbeat()
+    database.execute("UPDATE task_instance SET state = 'up_for_retry' WHERE state = 'running'")
+    site.executor.heartbeat()
+    site.executor.get_event_buffer()
+
+
+def measure(site: EdgeControl | Edge3, database: psycopg.Connection[Any]) -> dict[str, Any]:
+    meter, executor = Meter(site), site.executor
+    turn = [executor.heartbeat, executor.get_event_buffer]
+    warm_up(site, database)
+    before = psutil.Process().memory_info().rss / 2**20
+    peak_mib(forget=True)
+    quiet: list[dict[str, float]] = []
+    began = time.monotonic()
+    while len(quiet) < FEWEST or (len(quiet) < TURNS and time.monotonic() - began < TURNS_SECONDS):
+        time.sleep(1.0)  # as an idle scheduler does
+        quiet.append(meter.of(*turn))
+    few = [workload(number) for number in range(FEW)]
+    add_task_instances(database, few, "queued")
+    queued = meter.of(lambda: site.queue(few), *turn)
+    ending = [workload(100 + number) for number in range(CHANGES // 2)]
+    add_task_instances(database, ending, "running")
+    meter.of(lambda: site.queue(ending), *turn)
+    time.sleep(1.0)
+    meter.of(*turn)
+    site.end(ending)
+    starting = [workload(10_000 + number) for number in range(CHANGES // 2)]
+    add_task_instances(database, starting, "queued")
+    events: dict[Any, Any] = {}
+    changes = meter.of(
+        lambda: site.queue(starting), executor.heartbeat, lambda: events.update(executor.get_event_buffer())
+    )
+    told = {key for key, (state, _) in events.items() if state in ("success", "failed")}
+    if len(told) != len(ending):
+        raise RuntimeError(f"of {len(ending)} ended jobs {len(told)} were told")
+    database.execute("UPDATE task_instance SET state = 'up_for_retry' WHERE state = 'running'")
+    after = meter.of(*turn)
+    return {
+        "quiet_ms": statistics.median(one["ms"] for one in quiet),
+        "quiet_max_ms": max(one["ms"] for one in quiet),
+        "quiet_statements": max(one["statements"] for one in quiet),
+        "queued_ms": queued["ms"],
+        "queued_statements": queued["statements"],
+        "changes_ms": changes["ms"],
+        "changes_statements": changes["statements"],
+        "after_ms": after["ms"],
+        "memory_mib": before,
+        "peak_mib": peak_mib(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("executor", choices=("edgecontrol", "edge3"))
+    parser.add_argument("--stored", type=int, required=True)
+    parser.add_argument("--waiting", action="store_true")
+    options = parser.parse_args()
+    with psycopg.connect(os.environ["PROBE_DATABASE"], autocommit=True) as database:
+        job_id = prepare(database, number=options.stored, waiting=options.waiting)
+        site = {"edgecontrol": EdgeControl, "edge3": Edge3}[options.executor](database)
+        site.start(job_id=job_id)
+        site.fill(options.stored, waiting=options.waiting)
+        json.dump(measure(site, database), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
