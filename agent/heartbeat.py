@@ -14,6 +14,7 @@ from agent.held import Held
 from agent.jobs import Key
 from agent.orders import Orders
 from agent.retry import Backoff
+from agent.wishes import by_whom
 
 log = logging.getLogger("agent.heartbeat")
 
@@ -123,7 +124,8 @@ class Heartbeat:
             left = self.orders.seconds_left()
             within = "" if left is None else f" within {left:.0f} s"
             comment = f": {self.orders.comment}" if self.orders.comment else ""
-            log.info("the control plane asks for %s%s%s%s", self.orders.requested, within, self.orders.who(), comment)
+            whose = by_whom(self.orders.requested_by, self.orders.requested_by_name)
+            log.info("the control plane asks for %s%s%s%s", self.orders.requested, within, whose, comment)
             # What follows from it, maintenance or work again, is told at once: people wait for it.
             self.orders.want_heartbeat()
         for entry in answer.get("gone") or []:

@@ -98,11 +98,6 @@ class Orders:
         wanted = self.ending or self.requested == "shutdown"
         return self.verdict_text or "its version is refused" if self.verdict == "refused" and not wanted else ""
 
-    def who(self) -> str:
-        """` by` whom `requested` is; empty when nobody has said anything, or an older control plane does not tell."""
-        who = {"operator": self.requested_by_name, "machine": "somebody at the machine"}.get(self.requested_by, "")
-        return f" by {who or self.requested_by}" if self.requested_by else ""
-
     def seconds_left(self) -> float | None:
         """Until jobs that still run have to be stopped; negative when that time has passed, None without a deadline."""
         with self._lock:

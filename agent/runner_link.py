@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent import __version__
+from agent import AIRFLOW, __version__
 from agent.errors import BadStateDir, NoAirflow
 from agent.files import write
 from agent.packages import Packages
@@ -75,7 +75,7 @@ def no_airflow(task_python: str, why: str) -> NoAirflow:
     """The error for an interpreter that cannot run tasks, with the way out."""
     return NoAirflow(
         f"the task interpreter {task_python} cannot run Airflow tasks: {why}. Install apache-airflow into it "
-        "(`pip install 'edgecontrol[agent]' 'apache-airflow>=3.3,<3.4'`), or name another one with --task-python"
+        f"(`pip install 'edgecontrol[agent]' '{AIRFLOW}'`), or name another one with --task-python"
     )
 
 

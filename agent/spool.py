@@ -84,7 +84,7 @@ class Spool:
     def nearly_full(self) -> bool:
         """Whether what is left of the disk is what running tasks need."""
         usage = shutil.disk_usage(self.folder)
-        return usage.free < min(ROOM_BYTES, usage.total * ROOM_SHARE)
+        return is_nearly_full(free=usage.free, total=usage.total)
 
     def load(self) -> Iterator[Job]:
         """All jobs that an earlier agent process held. What is not whole was never confirmed, and is removed."""
@@ -112,6 +112,11 @@ class Spool:
         remove(removed)
         if job.uid is not None:
             remove(job.place)
+
+
+def is_nearly_full(*, free: int, total: int) -> bool:
+    """Whether so little of a disk is left that logs which wait for the control plane have to go."""
+    return free < min(ROOM_BYTES, total * ROOM_SHARE)
 
 
 def make_folder(folder: Path, files: dict[str, bytes], *, account: Account | None = None) -> None:

@@ -15,8 +15,8 @@ from agent import PROTOCOL, __version__
 from agent.files import read_json
 from agent.jobs import Found, Job, read_job
 from agent.safe_files import is_there
-from agent.wishes import AUTOMATIC, MACHINE, OPERATOR, after
 from agent.wishes import FILE as WISHES
+from agent.wishes import after, by_whom
 from agent.wishes import read as read_wishes
 
 if TYPE_CHECKING:
@@ -155,9 +155,7 @@ def active(known: dict[str, Any]) -> list[dict[str, Any]]:
 
 def whose(known: dict[str, Any]) -> str:
     """` by` whom what is requested is; empty when nobody has said anything."""
-    name = known["requested_by_name"]
-    words = {OPERATOR: f"operator {name}".strip(), MACHINE: "somebody at the machine", AUTOMATIC: "itself (automatic)"}
-    return f" by {words.get(known['requested_by'], known['requested_by'])}" if known["requested_by"] else ""
+    return by_whom(known["requested_by"], known["requested_by_name"])
 
 
 def ended(job: Job) -> str:

@@ -80,6 +80,16 @@ def up_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
+def by_whom(kind: str, name: str) -> str:
+    """` by` whom something is wanted; empty when nobody has said anything, or an older control plane does not tell."""
+    words = {
+        OPERATOR: f"operator {name}".strip(),
+        MACHINE: "somebody at the machine",
+        AUTOMATIC: "the machine itself (automatic)",
+    }
+    return f" by {words.get(kind, kind)}" if kind else ""
+
+
 def after(wanted: Wanted, wish: Wish) -> Wanted:
     """What is wanted once the wish is known."""
     by_itself = wish.by == AUTOMATIC

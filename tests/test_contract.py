@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import re
+import tomllib
 from pathlib import Path
 from uuid import UUID
 
@@ -114,6 +115,11 @@ def test_the_control_plane_reads_all_that_a_claim_of_the_agent_says() -> None:
     said = set(re.findall(r'"(\w+)":|body\["(\w+)"\]', source))
     assert {"only_queues", "without_queues"} < {name for pair in said for name in pair if name}
     assert {name for pair in said for name in pair if name} == set(agent_jobs_api.ClaimSerializer().fields)
+
+
+def test_tasks_run_on_every_airflow_that_the_bridge_is_for() -> None:
+    project = tomllib.loads((Path(agent.__file__).parents[1] / "pyproject.toml").read_text())
+    assert agent.AIRFLOW in project["project"]["optional-dependencies"]["airflow"]
 
 
 def test_an_answer_has_all_by_which_the_agent_knows_a_control_plane() -> None:

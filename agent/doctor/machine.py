@@ -12,13 +12,11 @@ from agent import config, state_dir, sysinfo
 from agent.client import Client
 from agent.doctor.examination import Examination, Finding, failed, ok, warning
 from agent.errors import AgentError, BadStateDir, BadToken, WrongUrl
-from agent.spool import PROBE_BYTES, ROOM_BYTES, ROOM_SHARE
+from agent.spool import PROBE_BYTES, is_nearly_full
 from agent.transport import Transport
 
 #: Opens nothing: stands in for a token that cannot be used, so that all else can be looked at.
 NO_TOKEN = "ec_none_none"  # noqa: S105
-#: Where somebody other than the owner could read.
-OTHERS = 0o077
 
 
 def settings(examination: Examination) -> Iterator[Finding]:
@@ -96,7 +94,7 @@ def disk(examination: Examination) -> Iterator[Finding]:
         yield failed("disk", f"{left} at {folder}: make room, no job can be written down")
     elif least is not None and not least.is_left(free=usage.free, total=usage.total):
         yield warning("disk", f"{left} at {folder}, less than min_free_disk: the machine rests until there is more")
-    elif usage.free < min(ROOM_BYTES, usage.total * ROOM_SHARE):
+    elif is_nearly_full(free=usage.free, total=usage.total):
         yield warning("disk", f"only {left} at {folder}: make room, logs that wait for the control plane need it")
     else:
         yield ok("disk", left)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
+from agent import AIRFLOW, AIRFLOW_BELOW, AIRFLOW_FROM
 from agent.accounts import check_files
 from agent.doctor.examination import Examination, Finding, Look, State, failed, ok, warning
 from agent.doctor.look import MARK
@@ -19,8 +21,7 @@ from agent.transport import task_variables
 
 #: Importing Airflow from a cold, slow disk.
 LOOK_SECONDS = 120.0
-SUPPORTED = "3.3."
-HOW_TO_INSTALL = "install it there (`pip install 'apache-airflow>=3.3,<3.4'`), or name another interpreter"
+HOW_TO_INSTALL = f"install it there (`pip install '{AIRFLOW}'`), or name another interpreter"
 
 
 def interpreters(examination: Examination) -> Iterator[Finding]:
@@ -80,9 +81,15 @@ def about(label: str, facts: dict[str, Any]) -> Finding:
     text = f"{label} has Airflow {found} on Python {facts['python']}"
     if facts.get("error"):
         return failed(name, f"{text}, but {facts['error']}: mend it, or name another interpreter")
-    if not found.startswith(SUPPORTED):
-        return warning(name, f"{text}; this agent is made for {SUPPORTED}x: {HOW_TO_INSTALL}")
+    if not numbers(AIRFLOW_FROM) <= numbers(found) < numbers(AIRFLOW_BELOW):
+        made_for = f"{AIRFLOW_FROM} and later, below {AIRFLOW_BELOW}"
+        return warning(name, f"{text}; this agent is made for {made_for}: {HOW_TO_INSTALL}")
     return ok(name, text)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version, for comparing; `rc1` and the like count for nothing."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def facts_in(output: str) -> dict[str, Any] | None:
@@ -117,7 +124,8 @@ def about_bundle(bundle: dict[str, Any]) -> Finding:
         return failed("dags", f"{label}: there is no folder {bundle['path']}; {hint}")
     if not bundle["files"]:
         return warning("dags", f"{label}: {bundle['path']} has no .py or .zip file; bring the DAG files there")
-    return ok("dags", f"{label}: {bundle['files']} files in {bundle['path']}")
+    files = f"{bundle['files']} file{'' if bundle['files'] == 1 else 's'}"
+    return ok("dags", f"{label}: {files} in {bundle['path']}")
 
 
 def providers(examination: Examination) -> Iterator[Finding]:

@@ -76,7 +76,7 @@ def test_a_machine_that_is_well(plane: ControlPlane, examine: Examine) -> None:
     states = {line.split(" ")[0] for line in report.output.splitlines()}
     assert states == {"ok"}
     assert "this is edge-1" in report.line("token")
-    assert "1 files" in report.line("dags")
+    assert "1 file in" in report.line("dags")
     assert plane.registrations == []
 
 
@@ -430,7 +430,7 @@ def test_limits_of_airflow_that_are_not_above_the_patience(plane: ControlPlane, 
 def test_airflow_itself_says_what_it_is_set_to(tmp_path: Path, examine: Examine) -> None:
     report = examine(tasks=True, PYTHONPATH="", AIRFLOW_HOME=str(tmp_path), AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT="5")
     assert "has Airflow 3.3." in report.line("task interpreter")
-    assert f"1 files in {tmp_path}/dags" in report.line("dags")
+    assert f"1 file in {tmp_path}/dags" in report.line("dags")
     assert "standard" in report.line("providers")
     assert_warned(report, "timeouts", says="task_queued_timeout is 5 s")
 

@@ -14,7 +14,7 @@ from agent.errors import BadStateDir
 from agent.heartbeat import Heartbeat
 from agent.held import Held
 from agent.orders import Orders
-from agent.wishes import Wanted, Wish, Wishes, after, leave
+from agent.wishes import Wanted, Wish, Wishes, after, by_whom, leave
 from tests.unit.agent.conftest import Plane
 
 RESTS = {name: Wanted(requested="maintenance", by=name, comment="old") for name in ("operator", "machine", "automatic")}
@@ -197,7 +197,7 @@ def test_an_answer_that_was_on_its_way_does_not_undo_it(orders: Orders, pending:
     assert not orders.resting_untold
     assert pending.next() is None
     orders.apply({"requested": "active", "requested_by": "operator", "requested_by_name": "anna"})
-    assert (orders.requested, orders.requested_by, orders.who()) == ("active", "operator", " by anna")
+    assert (orders.requested, orders.requested_by, orders.requested_by_name) == ("active", "operator", "anna")
 
 
 def test_the_answer_decides_what_became_of_a_wish(orders: Orders, pending: Wishes) -> None:
@@ -246,3 +246,17 @@ def test_every_heartbeat_tells_the_wish_until_it_was_heard(
     for _ in range(3):
         heartbeat.send("idle")
     assert [(body["wish"] or {}).get("id") for body in plane.said("heartbeat")] == [made.id, made.id, None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("operator", " by operator anna"),
+        ("machine", " by somebody at the machine"),
+        ("automatic", " by the machine itself (automatic)"),
+        ("a word of a newer control plane", " by a word of a newer control plane"),
+        ("", ""),
+    ],
+)
+def test_people_are_told_by_whom_something_is_wanted(kind: str, words: str) -> None:
+    assert by_whom(kind, "anna" if kind == "operator" else "") == words
