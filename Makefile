@@ -43,7 +43,7 @@ test-demo: $(READY) ## the example DAG on real Airflow, compared with the job ta
 	@$(BIN)/python -m pytest tests/acceptance/test_demo.py
 
 test-browser: $(READY) ## a walk through the admin in Chromium, with a real agent (SCREENSHOTS=FOLDER: take the pictures of the docs)
-	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/acceptance/test_browser_walk.py
+	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/acceptance/test_browser_walk.py tests/acceptance/test_agent_file.py
 
 test-faults: $(READY) ## five of the fault cases
 	@$(BIN)/python -m pytest tests/acceptance/faults -m ci -n 2

@@ -91,7 +91,7 @@ def connect(page: Page, *, site: Site, machine: Callable[[], Agent], home: Path)
     page.get_by_role("link", name="Connect a machine").last.click()
     page.get_by_label("Name").fill(NAME)
     page.get_by_label("Queues").fill("floor, paint")
-    look(page, "connect")
+    look(page, "connect-package")
     page.get_by_role("button", name="Make an enrolment token").click()
     token = page.locator("code.ec-secret").inner_text()
     enrol, start = (
@@ -99,7 +99,7 @@ def connect(page: Page, *, site: Site, machine: Callable[[], Agent], home: Path)
     )
     assert token not in enrol
     assert start == "python -m agent run"
-    look(page, "connect-waiting")
+    look(page, "connect-package-waiting")
     assert NAME in run_shown_command(enrol, home=home, typed=f"{token}\n")
     expect(page.get_by_text("Waiting for its agent")).to_be_visible()
     machine()
