@@ -9,6 +9,7 @@
     started        made once by the supervisor, so that an attempt never starts twice
     asked          the supervisor has begun to ask Airflow for the start
     log/           where Airflow writes the task's log;  output  what the supervisor itself printed
+    upload/        a copy of the log while it is uploaded to the storage of Airflow's `remote_logging`
     imported       which modules of Airflow its processes had to import, for the runner
     exit.reserved  room on the disk for exit.json, into which the supervisor writes it
     exit.json      what became of the job, put there in one step
