@@ -11,13 +11,18 @@ from uuid import UUID
 from airflow_bridge import queueing
 from airflow_bridge.ledger import Ledger, OpenJob
 from airflow_bridge.states import FINAL
-from airflow_bridge.store import NewJob, Store
+from airflow_bridge.store import JobRow, NewJob, Place, Store
 
 #: Jobs taken over in one statement.
 HAND_OVER_LIMIT = 1000
 #: Ended jobs of dispatchers that are gone are looked for this often. They are told when they ended that much more than
-#: the patience ago: a living dispatcher keeps none longer.
+#: the patience ago: a living dispatcher keeps none longer. Callbacks and connection tests are told at once, or their
+#: dispatcher is gone.
 OVERDUE_SECONDS = 60
+#: So long after a waiting job's token has run out its dispatcher is gone, since a living one renews it in time.
+ABANDONED_SECONDS = 60
+#: Waiting jobs that are looked at in one statement, once a second until all have been.
+ABANDONED_LIMIT = 1000
 
 
 class Adoption:
@@ -43,6 +48,8 @@ class Adoption:
         #: Buffered ones that another scheduler had queued, and may write yet.
         self._inherited: set[UUID] = set()
         self.next_overdue = float("-inf")
+        self.next_abandoned = float("-inf")
+        self._after: Place | None = None
 
     def take_over(self, *, dispatcher: UUID, ends: float) -> Iterator[tuple[UUID, UUID]]:
         """Make ours what is noted for it, slice by slice until that moment; yield what nobody can go on with.
@@ -72,7 +79,29 @@ class Adoption:
         """Tell what a dead scheduler left untold and Airflow does not offer, since the task has told Airflow itself."""
         if time.monotonic() >= self.next_overdue:
             self.next_overdue = time.monotonic() + OVERDUE_SECONDS
-            self._store.adopt_overdue(dispatcher=dispatcher, seconds=self._patience + OVERDUE_SECONDS)
+            self._store.adopt_overdue(
+                dispatcher=dispatcher,
+                seconds=self._patience + OVERDUE_SECONDS,
+                seconds_of_others=OVERDUE_SECONDS,
+            )
+
+    def take_over_abandoned(self, *, dispatcher: UUID, team_name: str) -> list[OpenJob]:
+        """Make ours what waits, and Airflow does not offer, since it waits for it no longer or adopts none of its kind.
+
+        One slice of all that waits; returns what is ours now.
+        """
+        if time.monotonic() < self.next_abandoned:
+            return []
+        rows, self._after = self._store.adopt_abandoned(
+            dispatcher=dispatcher,
+            team_name=team_name,
+            seconds=ABANDONED_SECONDS,
+            before=self._after,
+            limit=ABANDONED_LIMIT,
+        )
+        if self._after is None:
+            self.next_abandoned = time.monotonic() + OVERDUE_SECONDS
+        return [self._open(row) for row in rows]
 
     def note_stored(self, job: NewJob) -> None:
         """Of what another scheduler had queued, it may have been faster: then its row is still to be taken over."""
@@ -84,15 +113,19 @@ class Adoption:
         rows = self._store.adopt(job_ids, dispatcher=dispatcher)
         for row in rows:
             if row.state not in FINAL:
-                job = OpenJob(
-                    id=row.id,
-                    key=queueing.key_of(row),
-                    airflow_id=row.airflow_id,
-                    queue=row.queue,
-                    handed_out=row.attempt > 0,
-                )
-                self._ledger.add(job, renew_at=time.monotonic())
+                self._open(row)
         return {row.id for row in rows}
+
+    def _open(self, row: JobRow) -> OpenJob:
+        job = OpenJob(
+            id=row.id,
+            key=queueing.key_of(row),
+            airflow_id=row.airflow_id,
+            queue=row.queue,
+            handed_out=row.attempt > 0,
+        )
+        self._ledger.add(job, renew_at=time.monotonic())
+        return job
 
     def _go_on_with(self, jobs: Mapping[UUID, UUID]) -> set[UUID]:
         """Buffer what another scheduler queued and never wrote; return which that were.

@@ -8,11 +8,11 @@ from airflow._shared.observability.metrics import stats as _stats
 from airflow.executors import workloads
 
 try:
-    from airflow.models.connection_test import ConnectionTestKey
+    from airflow.models.connection_test import ConnectionTestKey, ConnectionTestRequest
 except ImportError:
-    ConnectionTestKey = None
+    ConnectionTestKey = ConnectionTestRequest = None
 
-__all__ = ["CONNECTION_TESTS", "ConnectionTestKey", "stats", "workload_key"]
+__all__ = ["CONNECTION_TESTS", "ConnectionTestKey", "ConnectionTestRequest", "stats", "workload_key"]
 
 #: Whether Airflow hands connection tests to executors (since 3.3).
 CONNECTION_TESTS: bool = ConnectionTestKey is not None

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from airflow_bridge import queueing
 from airflow_bridge.ledger import Ledger
+from airflow_bridge.other_work import callback_states
 from airflow_bridge.states import JobState, Kind
 from airflow_bridge.store import JobRow, Store
 from airflow_bridge.task_instances import TaskInstanceNow, look_up, look_up_cleared
@@ -36,6 +37,8 @@ class Ending:
     state: str
     reason: str
     row: JobRow
+    #: It is seen for the first time.
+    is_news: bool
 
 
 class Endings:
@@ -49,6 +52,7 @@ class Endings:
         patience: int,
         look_up: Callable[[Collection[UUID]], dict[UUID, TaskInstanceNow]] = look_up,
         look_up_cleared: Callable[[Collection[Any]], dict[UUID, TaskInstanceNow]] = look_up_cleared,
+        callback_states: Callable[[Collection[UUID]], dict[UUID, str]] = callback_states,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -56,11 +60,14 @@ class Endings:
         self._patience = patience
         self._look_up = look_up
         self._look_up_cleared = look_up_cleared
+        self._callback_states = callback_states
         self._clock = clock
         #: Given out last turn; on the next one Airflow is asked, and `told_at` set.
         self._telling: dict[UUID, JobRow] = {}
         #: Jobs to leave alone until that moment.
         self._paused: dict[UUID, float] = {}
+        #: Those that have been seen and are not told yet.
+        self._seen: set[UUID] = set()
         #: Endings that no row tells of: never stored, or deleted.
         self._without_row: dict[UUID, JobRow] = {}
 
@@ -85,7 +92,12 @@ class Endings:
         if not self._telling:
             return
         now = self._ask(self._telling.values())
-        told = [row.id for row in self._telling.values() if settled(row, now=now.get(row.airflow_id))]
+        callbacks = self._ask_of_callbacks(self._telling.values())
+        told = [
+            row.id
+            for row in self._telling.values()
+            if settled(row, now=now.get(row.airflow_id), callback=callbacks.get(row.airflow_id))
+        ]
         if told:
             self._store.mark_told(told)
         again_at = self._clock() + LOOK_AGAIN_SECONDS
@@ -94,22 +106,32 @@ class Endings:
             self._without_row.pop(job_id, None)
         self._telling.clear()
 
+    def knows_of(self, job_id: UUID) -> bool:
+        """True while the end of this job is being told."""
+        return job_id in self._telling or job_id in self._paused or job_id in self._without_row
+
     def collect(self, *, dispatcher: UUID) -> list[Ending]:
-        """Jobs that ended since, with what to do about each. The caller must do it before the next `confirm`."""
+        """Jobs that ended since, with what to do about each. The caller must do it before the next `confirm`.
+
+        What needs patience is among them only as news.
+        """
         moment = self._clock()
         self._paused = {job_id: again_at for job_id, again_at in self._paused.items() if again_at > moment}
         rows = self._store.untold(dispatcher=dispatcher, besides=[*self._telling, *self._paused], limit=LIMIT)
         besides = self._paused.keys() | self._telling.keys()
         rows += itertools.islice((row for job_id, row in self._without_row.items() if job_id not in besides), LIMIT)
-        now = self._ask(rows)
+        now, callbacks = self._ask(rows), self._ask_of_callbacks(rows)
         endings = []
         for row in rows:
-            ending = self._ending(row, now.get(row.airflow_id))
+            ending = self._ending(row, now.get(row.airflow_id), callbacks.get(row.airflow_id))
             if ending.verdict is Verdict.PATIENCE:
                 self._paused[row.id] = moment + LOOK_AGAIN_SECONDS
             else:
                 self._telling[row.id] = row
+            if ending.is_news or ending.verdict is not Verdict.PATIENCE:
                 endings.append(ending)
+            self._seen.add(row.id)
+        self._seen &= self._telling.keys() | self._paused.keys()
         return endings
 
     def _ask(self, rows: Iterable[JobRow]) -> dict[UUID, TaskInstanceNow]:
@@ -120,10 +142,21 @@ class Endings:
         cleared = self._look_up_cleared([queueing.key_of(row) for row in missing.values()])
         return found | {missing[job_id].airflow_id: now for job_id, now in cleared.items() if job_id in missing}
 
-    def _ending(self, row: JobRow, now: TaskInstanceNow | None) -> Ending:
+    def _ask_of_callbacks(self, rows: Iterable[JobRow]) -> dict[UUID, str]:
+        return self._callback_states({row.airflow_id for row in rows if row.kind == Kind.CALLBACK})
+
+    def _ending(self, row: JobRow, now: TaskInstanceNow | None, callback: str | None) -> Ending:
         key = now.key if now and row.kind == Kind.TASK else queueing.key_of(row)
-        verdict = reach(row, now=now, patience=self._patience)
+        verdict = reach(row, now=now, patience=self._patience, callback=callback)
         if self._ledger.newest(key) not in (None, row.id):
             # Airflow has queued it again (a deferred task that resumed): an event would hit the new job.
             verdict = Verdict.SILENCE
-        return Ending(job_id=row.id, key=key, verdict=verdict, state=row.state, reason=row.reason, row=row)
+        return Ending(
+            job_id=row.id,
+            key=key,
+            verdict=verdict,
+            state=row.state,
+            reason=row.reason,
+            row=row,
+            is_news=row.id not in self._seen,
+        )

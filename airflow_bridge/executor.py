@@ -5,8 +5,9 @@ No SQL stands here, and no exception of ours leaves it: the scheduler's loop has
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
@@ -19,7 +20,7 @@ from airflow.utils.state import CallbackState, TaskInstanceState
 
 from airflow_bridge import config, outbox, queueing
 from airflow_bridge.adoption import Adoption
-from airflow_bridge.airflow_features import workload_key
+from airflow_bridge.airflow_features import CONNECTION_TESTS, workload_key
 from airflow_bridge.containment import contained, nothing
 from airflow_bridge.database import StoreAway
 from airflow_bridge.endings import Ending, Endings
@@ -27,8 +28,9 @@ from airflow_bridge.fleet_metrics import FleetMeters
 from airflow_bridge.ledger import Ledger, OpenJob
 from airflow_bridge.metrics import Meters
 from airflow_bridge.reconciliation import Reconciliation
-from airflow_bridge.states import JobState
+from airflow_bridge.states import FINAL, JobState
 from airflow_bridge.store import NewJob, Store
+from airflow_bridge.stranded import Stranded
 from airflow_bridge.task_instances import look_up, workloads_of
 from airflow_bridge.tokens import Tokens
 from airflow_bridge.turns import Turns
@@ -41,6 +43,8 @@ BATCH = 500
 TURN_SECONDS = 3
 #: The same for the scheduler's end: the next one queues again what was not written.
 END_SECONDS = 10
+#: Ends that stand in Airflow's audit log; of the others Airflow's own entries tell.
+NOTEWORTHY = frozenset({JobState.LOST, JobState.REFUSED, JobState.REVOKED})
 
 _HAND_OVER = "take over jobs of other schedulers"
 
@@ -54,6 +58,7 @@ class EdgeControlExecutor(BaseExecutor):
 
     pre_assigns_external_executor_id: ClassVar[bool] = True
     supports_callbacks = True
+    supports_connection_test = CONNECTION_TESTS
     supports_multi_team = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -72,9 +77,12 @@ class EdgeControlExecutor(BaseExecutor):
         #: Buffered ones that could not be stored while others could: each is a step of its own.
         self._set_apart: set[Any] = set()
         self._batch = BATCH
-        self._held: set[UUID] = set()
+        #: What workers have, with the attempts.
+        self._held: dict[UUID, int] = {}
         self._event_logs: list[Any] = []
         self._to_revoke: set[UUID] = set()
+        #: Jobs that nobody can go on with, with their task instances.
+        self._nobodys: dict[UUID, UUID] = {}
         self._turns = Turns(self._store, log=self.log, kept=lambda: len(self._buffered_at))
         self._tokens = Tokens(self._store, self._ledger, mint=self._mint)
         self._adoption = Adoption(
@@ -85,7 +93,20 @@ class EdgeControlExecutor(BaseExecutor):
             patience=self.config.outage_patience,
         )
         self._reconciliation = Reconciliation(
-            self._store, self._ledger, self._endings, queue_wait_limit=self.config.queue_wait_limit
+            self._store,
+            self._ledger,
+            self._endings,
+            queue_wait_limit=self.config.queue_wait_limit,
+            patience=self.config.outage_patience,
+            note=lambda event, job, reason: self._note(event, job.key, reason),
+        )
+        self._stranded = Stranded(
+            self._store,
+            self._adoption,
+            knowledge=self,
+            wait_limit=self.config.queue_wait_limit,
+            note=lambda key, reason: self._note("given back", key, reason),
+            log=self.log,
         )
         self._meters = Meters(team_name=self.team_name)
         self._fleet_meters = FleetMeters(self._store, self._meters, team_name=self.team_name)
@@ -93,9 +114,14 @@ class EdgeControlExecutor(BaseExecutor):
             "see what workers hold": self._watch_held,
             _HAND_OVER: self._take_over_late,
             "revoke what Airflow gave up": self._revoke,
+            "give back what nobody can go on with": self._give_back,
             "compare open jobs": lambda: self._reconciliation.compare_with_table(dispatcher=self.dispatcher),
+            "see what Airflow waits for": lambda: self._reconciliation.compare_with_airflow(held=self._held),
             "renew tokens": lambda: self._tokens.renew(held=self._held, ends=self._turns.ends),
             "tell what others left": lambda: self._adoption.take_over_ended(dispatcher=self.dispatcher),
+            "take over what others left waiting": self._take_over_abandoned,
+            "look for tasks without a job": self._stranded.look_for_tasks,
+            "look for callbacks without a job": self._stranded.look_for_callbacks,
             "read figures for metrics": self._look_at_fleet,
         }
 
@@ -106,8 +132,9 @@ class EdgeControlExecutor(BaseExecutor):
         """Called once, in a scheduler: from now on this instance is a dispatcher."""
         self.dispatcher = uuid4()
         self.log.info("EdgeControl: this scheduler is dispatcher %s", self.dispatcher)
-        if complaint := config.patience_complaint(self.config):
-            self.log.error("EdgeControl: %s", complaint)
+        for complaint in (config.patience_complaint(self.config), config.token_complaint(self.config)):
+            if complaint:
+                self.log.error("EdgeControl: %s", complaint)
 
     def heartbeat(self) -> None:
         """One turn of the scheduler's loop."""
@@ -122,6 +149,11 @@ class EdgeControlExecutor(BaseExecutor):
     def trigger_tasks(self, open_slots: int) -> None:
         """Write all that is buffered, whatever the slots: jobs that wait for a worker occupy none."""
         super().trigger_tasks(len(self.queued_tasks) + len(self.queued_callbacks))
+
+    def trigger_connection_tests(self) -> None:
+        """The same for connection tests."""
+        if self.queued_connection_tests:
+            self._process_workloads(list(self.queued_connection_tests.values()))
 
     @contained(otherwise=nothing)
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
@@ -173,18 +205,16 @@ class EdgeControlExecutor(BaseExecutor):
                     if job_id in mine:
                         nobodys.append(mine[job_id])
                     else:
-                        self._fail_late(job_id, airflow_id)
+                        self._nobodys[job_id] = airflow_id
         return [ti for ti in nobodys if ti.state != TaskInstanceState.RUNNING]
 
     def revoke_task(self, *, ti: Any) -> None:
         """Called for task instances that are queued for long, which is no failure here: a site may be away overnight.
 
-        NotImplementedError makes Airflow leave them alone. Only one that has no job is given back to Airflow,
-        since nothing would ever start it.
+        NotImplementedError makes Airflow leave them alone. What has no job is found by `Stranded`: Airflow 3.3.2 asks
+        here only for the first one (scheduler_job_runner.py:3027).
         """
-        if self.has_task(ti) or self._adoption.hand_over or self._turns.outage.lasts:
-            raise NotImplementedError("EdgeControl keeps jobs until [edgecontrol] queue_wait_limit")
-        self.log.warning("EdgeControl: %s is queued but has no job; Airflow queues it again", ti)
+        raise NotImplementedError("EdgeControl keeps jobs until [edgecontrol] queue_wait_limit")
 
     @contained(otherwise=nothing)
     def end(self) -> None:
@@ -192,6 +222,7 @@ class EdgeControlExecutor(BaseExecutor):
         self._turns.begin(seconds=END_SECONDS)
         self._drop_rolled_back()
         self.trigger_tasks(0)
+        self.trigger_connection_tests()
         with self._turns.reaching_store("note what Airflow knows") as reachable:
             if reachable:
                 self._endings.confirm()
@@ -225,12 +256,27 @@ class EdgeControlExecutor(BaseExecutor):
         super().log_task_event(event=event, extra=extra, ti_key=ti_key)
         # Airflow 3.3.2 saves them out of a generator, so that SQLAlchemy finds each one collected already, and its
         # columns empty (scheduler_job_runner.py:1268): somebody has to hold them.
-        self._event_logs = list(self._task_event_logs)
+        if len(self._task_event_logs) == 1:
+            self._event_logs.clear()
+        self._event_logs.append(self._task_event_logs[-1])
 
     def fail_connection_test(self, key: Any) -> None:
-        """Airflow's reaper gave up a connection test."""
+        """Airflow's reaper gave up a connection test, whoever had queued it."""
         super().fail_connection_test(key)
         self._give_up(key)
+        if job_id := queueing.parse_id(key):
+            self._unbuffer(key, job_id=job_id)
+            self._to_revoke.add(job_id)
+
+    def knows_of(self, key: Any, job_id: UUID | None) -> bool:
+        """True while this work is buffered, stored, or ended and not yet told."""
+        return (
+            key in self._ledger
+            or key in self._buffered_at
+            or job_id in self._adoption.hand_over
+            or job_id in self._nobodys
+            or (job_id is not None and (self._ledger.get(job_id) is not None or self._endings.knows_of(job_id)))
+        )
 
     def _give_up(self, key: Any) -> None:
         """Airflow waits no longer: the job's process, if it lives, has to stop before another try begins."""
@@ -250,7 +296,7 @@ class EdgeControlExecutor(BaseExecutor):
                 job_id=queueing.assigned_id(workload) or self._assign_id(workload),
                 dispatcher=self.dispatcher,
                 team_name=self.team_name or "",
-                default_queue=airflow_conf.get("operators", "default_queue"),
+                default_queue=self._default_queue,
             )
         except Exception as error:
             self.log.exception("EdgeControl: cannot make a job of %s", workload_key(workload))
@@ -332,18 +378,25 @@ class EdgeControlExecutor(BaseExecutor):
     # Out of the table.
 
     def _tell(self, ending: Ending) -> None:
+        reason = ending.reason or f"the job {ending.job_id} ended as {ending.state}"
+        if ending.is_news and ending.state in NOTEWORTHY:
+            self._note(ending.state, ending.key, reason)
+        if ending.verdict is Verdict.PATIENCE:
+            return
         self._meters.ended(ending.row, key=ending.key, known=self._ledger.get(ending.job_id))
         # First: while `has_task` is true Airflow takes the task for queued again, and drops the event.
         self._ledger.forget(ending.job_id)
         if ending.verdict is Verdict.SUCCESS:
             self.success(ending.key)
         elif ending.verdict is Verdict.FAILURE:
-            reason = ending.reason or f"the job {ending.job_id} ended as {ending.state}"
             self.fail(ending.key, reason)
-            if ending.state != JobState.FAILED:
-                self.log_task_event(event=f"edgecontrol {ending.state}", extra=reason, ti_key=ending.key)
         if ending.key not in self._ledger:
             self.running.discard(ending.key)
+
+    def _note(self, event: str, key: Any, reason: str) -> None:
+        """Tell people, in Airflow's audit log of the task, what became of its job."""
+        if getattr(key, "dag_id", ""):
+            self.log_task_event(event=f"edgecontrol {event}", extra=reason, ti_key=key)
 
     def _send_metrics(self) -> None:
         self._meters.send(buffered=len(self._buffered_at), away=self._turns.outage.lasts)
@@ -364,24 +417,49 @@ class EdgeControlExecutor(BaseExecutor):
             if isinstance(key, CallbackKey):
                 self.event_buffer.setdefault(key, (CallbackState.RUNNING, None))
         self.running = keys
-        for job_id in self._held - before:
+        for job_id in self._held.keys() - before.keys():
             if job := self._ledger.get(job_id):
                 self._meters.started(job)
-        for job_id in before - self._held:
+        for job_id in before.keys() - self._held.keys():
             # Released: its token may have grown old at the worker.
             self._ledger.renew(job_id, at=time.monotonic())
+        self._note_released(before)
+
+    def _note_released(self, before: Mapping[UUID, int]) -> None:
+        """Tell people of what workers had and have no more, or in another attempt, and that has not ended."""
+        gone = [job_id for job_id, attempt in before.items() if self._held.get(job_id) != attempt]
+        open_ones = [job for job_id in gone[:BATCH] if (job := self._ledger.get(job_id))]
+        standings = self._store.standing([job.id for job in open_ones]) if open_ones else []
+        released = {s.id: s for s in standings if s.state not in FINAL and s.dispatcher == self.dispatcher}
+        for job in open_ones:
+            if standing := released.get(job.id):
+                again = standing.attempt != before[job.id]
+                reason = standing.reason or ("it was not started, and handed out again" if again else "")
+                self._note("released", job.key, reason or "it was not started")
+                self._meters.event("released", queue=job.queue)
 
     # Adoption.
 
     def _take_over_late(self) -> None:
         """Go on with what did not fit into the adoption, or failed while the database was away."""
-        for job_id, airflow_id in self._adoption.take_over(dispatcher=self.dispatcher, ends=self._turns.ends):
-            self._fail_late(job_id, airflow_id)
+        self._nobodys.update(self._adoption.take_over(dispatcher=self.dispatcher, ends=self._turns.ends))
 
-    def _fail_late(self, job_id: UUID, airflow_id: UUID) -> None:
-        """Fail what nobody can go on with, since Airflow counts it as ours by now."""
+    def _give_back(self) -> None:
+        """Let Airflow queue anew what nobody can go on with, and fail what it does not wait to have started."""
+        if not self._nobodys:
+            return
+        given = self._stranded.give_back({airflow_id: job_id for job_id, airflow_id in self._nobodys.items()})
         reason = "the scheduler that queued it died before EdgeControl had it"
-        self._endings.add(job_id=job_id, airflow_id=airflow_id, state=JobState.LOST, reason=reason)
+        for job_id, airflow_id in self._nobodys.items():
+            if airflow_id not in given:
+                self._endings.add(job_id=job_id, airflow_id=airflow_id, state=JobState.LOST, reason=reason)
+        self._nobodys.clear()
+
+    def _take_over_abandoned(self) -> None:
+        """Go on with what a dead scheduler left waiting, unless Airflow waits for it no longer."""
+        jobs = self._adoption.take_over_abandoned(dispatcher=self.dispatcher, team_name=self.team_name or "")
+        if jobs:
+            self._reconciliation.withdraw(jobs, held=self._held)
 
     def _workloads_of(self, ids: Sequence[UUID]) -> list[Any]:
         return workloads_of(ids, generator=self.jwt_generator, sentry_integration=self.sentry_integration)
@@ -389,6 +467,10 @@ class EdgeControlExecutor(BaseExecutor):
     def _queue_again(self, workload: Any, job_id: UUID) -> None:
         self.queue_workload(workload, session=None)
         self._tried.add(job_id)
+
+    @functools.cached_property
+    def _default_queue(self) -> str:
+        return str(airflow_conf.get("operators", "default_queue"))
 
     def _mint(self, airflow_id: UUID) -> str:
         return BaseWorkloadSchema.generate_token(str(airflow_id), generator=self.jwt_generator)

@@ -29,7 +29,7 @@ class Ledger:
         self._renewals: list[tuple[float, UUID]] = []
         #: Of several moments of one job, the one that counts.
         self._renew_at: dict[UUID, float] = {}
-        self._round: list[UUID] = []
+        self._rounds: dict[str, list[UUID]] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -81,11 +81,15 @@ class Ledger:
                 del self._renew_at[job_id]
         return list(due.values())
 
-    def next_to_check(self, *, seconds_per_round: int, limit: int) -> list[UUID]:
-        """The next slice of all jobs, sized so that one call a second goes through all of them in one round."""
-        if not self._round:
-            self._round = list(self._by_id)
+    def next_to_check(self, what: str, *, seconds_per_round: int, limit: int) -> list[UUID]:
+        """The next slice of all jobs, sized so that one call a second goes through all of them in one round.
+
+        Each kind of check, `what`, goes its own rounds.
+        """
+        remaining = self._rounds.setdefault(what, [])
+        if not remaining:
+            remaining.extend(self._by_id)
         size = min(limit, 1 + len(self._by_id) // seconds_per_round)
-        taken = self._round[-size:]
-        del self._round[-size:]
+        taken = remaining[-size:]
+        del remaining[-size:]
         return taken

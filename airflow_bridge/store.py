@@ -7,14 +7,20 @@ raises a StoreError and nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 from airflow_bridge import fleet
 from airflow_bridge.database import Connections
 from airflow_bridge.fleet import QueueNow, WorkerNow
+
+#: A place among all that waits: when it was queued, and its id.
+Place = tuple[datetime, UUID]
+_NIL = UUID(int=0)
+_OPEN = ("queued", "claimed", "running")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +79,11 @@ class Standing:
     state: str
     airflow_outcome: str
     dispatcher: UUID | None
+    #: How often it was handed out, and why it came back when it did.
+    attempt: int
+    reason: str
+    #: Airflow knows how it ended.
+    told: bool
     #: Seconds since it was queued.
     age: float
 
@@ -156,10 +167,11 @@ SELECT id FROM inserted WHERE (SELECT told FROM told_workers) >= 0 AND (SELECT t
 
 _REVOKE = """
 WITH revoked AS (
-    UPDATE edgecontrol.job SET state = 'revoked', finished_at = now(), token = NULL, reason = %(reason)s
-    WHERE id = ANY(%(ids)s)
+    UPDATE edgecontrol.job SET state = 'revoked', finished_at = now(), token = NULL, reason = given.reason
+    FROM unnest(%(ids)s::uuid[], %(reasons)s::text[]) AS given (id, reason)
+    WHERE job.id = given.id AND state = ANY(%(states)s)
         AND state IN ('queued', 'claimed', 'running')
-    RETURNING id, worker_id
+    RETURNING job.id, worker_id
 ), bumped AS (
     UPDATE edgecontrol.worker SET revision = revision + 1
     WHERE id IN (SELECT worker_id FROM revoked) RETURNING id
@@ -181,7 +193,7 @@ LIMIT %(limit)s
 """
 
 _HELD = """
-SELECT array_agg(id) AS ids FROM edgecontrol.job
+SELECT array_agg(id) AS ids, array_agg(attempt) AS attempts FROM edgecontrol.job
 WHERE state IN ('claimed', 'running') AND dispatcher = %(dispatcher)s
 """
 
@@ -195,12 +207,35 @@ RETURNING job.id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_numb
     queue, attempt, process_gone
 """
 
-# Costs as much as is untold (job_untold).
+# Costs as much as is untold (job_untold). Airflow takes the end of a callback from any scheduler, however often.
 _ADOPT_OVERDUE = """
 UPDATE edgecontrol.job SET dispatcher = %(dispatcher)s
 WHERE told_at IS NULL AND state IN ('failed', 'lost', 'refused', 'revoked', 'success')
-    AND finished_at < now() - make_interval(secs => %(seconds)s) AND dispatcher <> %(dispatcher)s
+    AND finished_at < now() - make_interval(
+        secs => CASE WHEN kind = 'ExecuteTask' THEN %(seconds)s ELSE %(seconds_of_others)s END)
+    AND dispatcher <> %(dispatcher)s
 RETURNING id
+"""
+
+# A living dispatcher renews tokens long before they run out. One slice of all that waits, the newest first
+# (job_waiting_newest).
+_ADOPT_ABANDONED = """
+WITH slice AS (
+    SELECT id, queued_at, team_name, dispatcher, token_until FROM edgecontrol.job
+    WHERE state = 'queued' AND (queued_at, id) < (%(before)s::timestamptz, %(before_id)s::uuid)
+    ORDER BY queued_at DESC, id DESC LIMIT %(limit)s
+), free AS (
+    SELECT job.id FROM edgecontrol.job JOIN slice USING (id)
+    WHERE slice.token_until < now() - make_interval(secs => %(seconds)s) AND slice.dispatcher <> %(dispatcher)s
+        AND slice.team_name = %(team_name)s AND job.state = 'queued'
+    FOR NO KEY UPDATE OF job SKIP LOCKED
+), adopted AS (
+    UPDATE edgecontrol.job SET dispatcher = %(dispatcher)s FROM free WHERE job.id = free.id AND job.state = 'queued'
+    RETURNING job.id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason,
+        queue, attempt, process_gone
+)
+SELECT slice.queued_at, slice.id AS slice_id, adopted.* FROM slice LEFT JOIN adopted USING (id)
+ORDER BY slice.queued_at, slice.id
 """
 
 _EXPIRE = """
@@ -209,7 +244,7 @@ UPDATE edgecontrol.job SET state = 'failed', finished_at = now(), token = NULL,
         CASE WHEN (SELECT paused FROM edgecontrol.queue WHERE name = job.queue) THEN 'is paused'
              ELSE 'has no free worker that may take it' END)
 WHERE id = ANY(%(ids)s) AND state = 'queued' AND queued_at < now() - make_interval(secs => %(limit)s)
-RETURNING id
+RETURNING id, reason
 """
 
 # No worker was given a job whose token had run out, so that it is announced again.
@@ -266,6 +301,14 @@ RETURNING job_id
 """
 
 
+_NEW = tuple(column.name for column in fields(NewJob))
+
+
+def _columns(job: NewJob) -> dict[str, Any]:
+    """Its columns as they are: `asdict` would copy each value of the workload, which costs more than all else."""
+    return {name: getattr(job, name) for name in _NEW}
+
+
 class Store:
     """EdgeControl's tables, for one process."""
 
@@ -288,7 +331,7 @@ class Store:
         A batch whose COMMIT was not answered may be written again. Raises RowRefused when any of the rows is
         unfit; none is written then.
         """
-        batch = json.dumps([asdict(job) for job in jobs], default=str)
+        batch = json.dumps([_columns(job) for job in jobs], default=str)
         return {row.id for row in self._run(_ENQUEUE, batch=batch)}
 
     def rehearse(self) -> None:
@@ -305,13 +348,18 @@ class Store:
             team_name="",
             dispatcher=uuid4(),
         )
-        batch = json.dumps([asdict(plain)], default=str)
+        batch = json.dumps([_columns(plain)], default=str)
         with self._connections.borrow() as connection, connection.transaction(force_rollback=True):
             connection.execute(_ENQUEUE, {"batch": batch})
 
     def revoke(self, ids: Sequence[UUID], *, reason: str) -> set[UUID]:
         """Withdraw those of the jobs that are still open; return their ids."""
-        return {row.id for row in self._run(_REVOKE, ids=list(ids), reason=reason)}
+        return self.revoke_each(dict.fromkeys(ids, reason), states=_OPEN)
+
+    def revoke_each(self, reasons: Mapping[UUID, str], *, states: Collection[str]) -> set[UUID]:
+        """Withdraw those of the jobs that are in one of these open states, each for its reason; return their ids."""
+        rows = self._run(_REVOKE, ids=list(reasons), reasons=list(reasons.values()), states=list(states))
+        return {row.id for row in rows}
 
     def untold(self, *, dispatcher: UUID, besides: Iterable[UUID], limit: int) -> list[JobRow]:
         """Final jobs of this dispatcher that Airflow does not know of yet."""
@@ -322,14 +370,16 @@ class Store:
         """Airflow knows how these ended."""
         self._run("UPDATE edgecontrol.job SET told_at = now() WHERE id = ANY(%(ids)s) RETURNING id", ids=list(ids))
 
-    def held(self, *, dispatcher: UUID) -> set[UUID]:
-        """This dispatcher's jobs that a worker has now. Costs as much as the fleet holds."""
-        return set(self._run(_HELD, dispatcher=dispatcher)[0].ids or ())
+    def held(self, *, dispatcher: UUID) -> dict[UUID, int]:
+        """This dispatcher's jobs that a worker has now, with their attempts. Costs as much as the fleet holds."""
+        (row,) = self._run(_HELD, dispatcher=dispatcher)
+        return dict(zip(row.ids or (), row.attempts or (), strict=True))
 
     def standing(self, ids: Sequence[UUID]) -> list[Standing]:
         """Where these jobs stand; a job that is missing from the answer has been deleted."""
         query = """
-            SELECT id, airflow_id, try_number, state, airflow_outcome, dispatcher,
+            SELECT id, airflow_id, try_number, state, airflow_outcome, dispatcher, attempt, reason,
+                told_at IS NOT NULL AS told,
                 extract(epoch FROM now() - queued_at)::float8 AS age
             FROM edgecontrol.job WHERE id = ANY(%(ids)s)"""
         return [Standing(**row._asdict()) for row in self._run(query, ids=list(ids))]
@@ -338,13 +388,37 @@ class Store:
         """Take over a dead dispatcher's jobs; those not in the answer are not stored, or locked just now."""
         return [JobRow(**row._asdict()) for row in self._run(_ADOPT, ids=list(ids), dispatcher=dispatcher)]
 
-    def adopt_overdue(self, *, dispatcher: UUID, seconds: int) -> set[UUID]:
-        """Take over what ended that long ago and is still untold, since its dispatcher is gone; return the ids."""
-        return {row.id for row in self._run(_ADOPT_OVERDUE, dispatcher=dispatcher, seconds=seconds)}
+    def adopt_overdue(self, *, dispatcher: UUID, seconds: int, seconds_of_others: int) -> set[UUID]:
+        """Take over what ended that long ago and is still untold, since its dispatcher is gone; return the ids.
 
-    def expire(self, ids: Sequence[UUID], *, limit_seconds: int) -> set[UUID]:
-        """Fail those of the jobs that have waited longer than the limit, saying why nobody took them."""
-        return {row.id for row in self._run(_EXPIRE, ids=list(ids), limit=limit_seconds)}
+        Callbacks and connection tests have a time of their own.
+        """
+        rows = self._run(_ADOPT_OVERDUE, dispatcher=dispatcher, seconds=seconds, seconds_of_others=seconds_of_others)
+        return {row.id for row in rows}
+
+    def adopt_abandoned(
+        self, *, dispatcher: UUID, team_name: str, seconds: int, before: Place | None, limit: int
+    ) -> tuple[list[JobRow], Place | None]:
+        """Take over what waits and whose token ran out that long ago, in one slice of all that waits.
+
+        Returns these jobs, and where the next slice begins; None when this was the last one.
+        """
+        rows = self._run(
+            _ADOPT_ABANDONED,
+            dispatcher=dispatcher,
+            team_name=team_name,
+            seconds=seconds,
+            before=before[0] if before else "infinity",
+            before_id=before[1] if before else _NIL,
+            limit=limit,
+        )
+        names = [field.name for field in fields(JobRow)]
+        adopted = [JobRow(**{name: getattr(row, name) for name in names}) for row in rows if row.kind]
+        return adopted, ((rows[0].queued_at, rows[0].slice_id) if len(rows) == limit else None)
+
+    def expire(self, ids: Sequence[UUID], *, limit_seconds: int) -> dict[UUID, str]:
+        """Fail those of the jobs that have waited longer than the limit; return why nobody took each."""
+        return {row.id: row.reason for row in self._run(_EXPIRE, ids=list(ids), limit=limit_seconds)}
 
     def renew_tokens(self, tokens: Mapping[UUID, str], *, seconds: float) -> set[UUID]:
         """Give jobs that still wait a fresh token, which is accepted for so long; return those that did."""

@@ -1,12 +1,14 @@
-"""What Airflow itself says of task instances, each time in one query of a session of its own; nothing is changed.
+"""What Airflow itself says of task instances, each time in one query of a session of its own.
 
-Not the scoped session: the scheduler's loop has rows locked and pending in that one.
+Not the scoped session: the scheduler's loop has rows locked and pending in that one. Nothing is changed, but for what
+is queued and nobody has: Airflow is given that back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +17,9 @@ from airflow.executors import workloads
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.session import create_session
+from airflow.utils.sqlalchemy import with_row_locks
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import select, tuple_
+from sqlalchemy import and_, or_, select, tuple_, update
 from sqlalchemy.orm import joinedload
 
 from airflow_bridge.queueing import parse_id
@@ -32,6 +35,18 @@ class TaskInstanceNow:
     job_id: UUID | None
     #: Seconds since the task last spoke to Airflow; None when it never did.
     silence: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueuedTask:
+    """A task instance that some scheduler has queued."""
+
+    id: UUID
+    key: TaskInstanceKey
+    #: Its queueing; None when it has none of ours.
+    job_id: UUID | None
+    #: The executor that it names, if it names one.
+    executor: str | None
 
 
 def look_up(ids: Collection[UUID]) -> dict[UUID, TaskInstanceNow]:
@@ -97,3 +112,73 @@ def workloads_of(ids: Collection[UUID], **options: Any) -> list[Any]:
     )
     with create_session(scoped=False) as session:
         return [workloads.ExecuteTask.make(found, **options) for found in session.scalars(query).unique()]
+
+
+def queued_by(
+    scheduler: Any, *, seconds: float, after: tuple[Any, Any] | None, limit: int
+) -> tuple[list[QueuedTask], tuple[Any, Any] | None]:
+    """What this scheduler's job has queued longer ago than that: a slice, the oldest first.
+
+    Also returns where the next slice begins; None when this was the last one. Costs as much as is queued.
+    """
+    ti = TaskInstance
+    query = (
+        select(*_QUEUED_TASK)
+        .where(
+            ti.state == TaskInstanceState.QUEUED,
+            ti.queued_by_job_id == scheduler,
+            ti.queued_dttm < timezone.utcnow() - timedelta(seconds=seconds),
+        )
+        .order_by(ti.queued_dttm, ti.id)
+        .limit(limit)
+    )
+    if after:
+        moment, last = after
+        query = query.where(or_(ti.queued_dttm > moment, and_(ti.queued_dttm == moment, ti.id > last)))
+    with create_session(scoped=False) as session:
+        rows = session.execute(query).all()
+    return [_queued_task(row) for row in rows], ((rows[-1].queued_dttm, rows[-1].id) if len(rows) == limit else None)
+
+
+def give_back(tasks: Mapping[UUID, UUID | None], *, queued_by: Any) -> list[QueuedTask]:
+    """Let Airflow queue those of these tasks anew that are still queued as these jobs; return which.
+
+    It costs no try, and a deferred task still resumes where it was: as Airflow does with what is queued too long
+    (`SchedulerJobRunner._reschedule_stuck_task`). What is locked is left.
+    """
+    ti = TaskInstance
+    as_it_was = (ti.state == TaskInstanceState.QUEUED, ti.queued_by_job_id == queued_by)
+    with create_session(scoped=False) as session:
+        query = select(*_QUEUED_TASK).where(ti.id.in_(tasks), *as_it_was)
+        rows = session.execute(with_row_locks(query, session, of=ti, skip_locked=True)).all()
+        same = [task for row in rows if (task := _queued_task(row)).job_id == tasks[task.id]]
+        if same:
+            session.execute(
+                update(ti)
+                .where(ti.id.in_([task.id for task in same]), *as_it_was)
+                .values(state=TaskInstanceState.SCHEDULED, queued_dttm=None, queued_by_job_id=None)
+                .execution_options(synchronize_session=False)
+            )
+    return same
+
+
+_QUEUED_TASK = (
+    TaskInstance.id,
+    TaskInstance.dag_id,
+    TaskInstance.task_id,
+    TaskInstance.run_id,
+    TaskInstance.try_number,
+    TaskInstance.map_index,
+    TaskInstance.external_executor_id,
+    TaskInstance.executor,
+    TaskInstance.queued_dttm,
+)
+
+
+def _queued_task(row: Any) -> QueuedTask:
+    return QueuedTask(
+        id=UUID(str(row.id)),
+        key=TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index),
+        job_id=parse_id(row.external_executor_id),
+        executor=row.executor,
+    )

@@ -13,7 +13,9 @@ from airflow_bridge.task_instances import TaskInstanceNow
 _ENDINGS = frozenset({"success", "failed", "skipped", "removed"})
 _SUCCESSFUL = frozenset({"success", "skipped"})
 #: Airflow still waits for this queueing to end.
-_OPEN = frozenset({"queued", "running", "restarting"})
+AWAITED = frozenset({"queued", "running", "restarting"})
+#: Airflow still waits for this callback to end.
+AWAITED_CALLBACK = frozenset({"scheduled", "pending", "queued", "running"})
 
 
 #: Three heartbeats of a task that lives (`[workers] min_heartbeat_interval`): even where a machine is known to have
@@ -43,16 +45,26 @@ def needs_airflow(row: JobRow) -> bool:
 
 
 def reach(
-    row: JobRow, *, now: TaskInstanceNow | None, patience: float, gone_silence: float = GONE_SILENCE_SECONDS
+    row: JobRow,
+    *,
+    now: TaskInstanceNow | None,
+    patience: float,
+    callback: str | None = None,
+    gone_silence: float = GONE_SILENCE_SECONDS,
 ) -> Verdict:
-    """Decide about this final job; `now` is looked up for jobs that need it (see `needs_airflow`)."""
+    """Decide about this final job.
+
+    `now` is looked up for jobs that need it (see `needs_airflow`); `callback` is the state of what is a callback.
+    """
+    if row.kind == Kind.CALLBACK and callback not in AWAITED_CALLBACK:
+        return Verdict.SILENCE
     if row.kind != Kind.TASK:
         return Verdict.SUCCESS if row.state == JobState.SUCCESS else Verdict.FAILURE
     if row.airflow_outcome:
         if row.airflow_outcome not in _ENDINGS:
             return Verdict.SILENCE
         return Verdict.SUCCESS if row.airflow_outcome in _SUCCESSFUL else Verdict.FAILURE
-    if now is None or now.job_id != row.id or now.state not in _OPEN:
+    if now is None or now.job_id != row.id or now.state not in AWAITED:
         return Verdict.SILENCE
     # A task that was cleared while it ran waits for a success to be scheduled again.
     failure = Verdict.SUCCESS if now.state == "restarting" else Verdict.FAILURE
@@ -70,6 +82,8 @@ def reach(
     return failure
 
 
-def settled(row: JobRow, *, now: TaskInstanceNow | None) -> bool:
+def settled(row: JobRow, *, now: TaskInstanceNow | None, callback: str | None = None) -> bool:
     """True when Airflow needs no further event for this job."""
-    return not needs_airflow(row) or now is None or now.job_id != row.id or now.state not in _OPEN
+    if row.kind == Kind.CALLBACK:
+        return callback not in AWAITED_CALLBACK
+    return not needs_airflow(row) or now is None or now.job_id != row.id or now.state not in AWAITED

@@ -27,7 +27,7 @@ from airflow_bridge.database import Connections
 from jobs_app import lifecycle
 from jobs_app.models import Job
 from tests.integration.model import machine as edge
-from tests.integration.model.airflow import Scheduler
+from tests.integration.model.airflow import EXECUTOR_NAME, Scheduler
 from tests.integration.model.process import Process
 from tests.integration.model.world import World
 from tests.integration.people import OPS
@@ -69,9 +69,15 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.world = World(self.connections)
         airflow, bridge = self.world.airflow, "airflow_bridge.executor"
-        self.monkeypatch.setattr(f"{bridge}.time", SimpleNamespace(monotonic=self.world.clock.monotonic))
+        for part in ("adoption", "executor", "reconciliation", "stranded", "tokens", "turns"):
+            clock = SimpleNamespace(monotonic=self.world.clock.monotonic)
+            self.monkeypatch.setattr(f"airflow_bridge.{part}.time", clock)
         self.monkeypatch.setattr(f"{bridge}.workloads_of", airflow.workloads_of)
         self.monkeypatch.setattr(f"{bridge}.look_up", airflow.look_up)
+        for name in ("queued_by", "give_back"):
+            self.monkeypatch.setattr(f"airflow_bridge.task_instances.{name}", getattr(airflow, name))
+        self.monkeypatch.setattr("airflow_bridge.other_work.queued_callbacks", lambda **limits: [])
+        self.monkeypatch.setattr("airflow_bridge.routing.executor_names", lambda: [EXECUTOR_NAME])
         for _ in range(2):
             self.world.add_scheduler()
             self.world.add_machine()

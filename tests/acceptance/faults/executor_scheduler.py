@@ -43,7 +43,7 @@ class ExecutorScheduler:
             self.executor = EdgeControlExecutor(parallelism=1000)
         self.executor._endings._look_up = self._look_up
         self.executor._endings._look_up_cleared = lambda keys: {}  # nobody clears tasks here
-        self.executor._endings._look_up_cleared = lambda keys: {}
+        self.executor._reconciliation._look_up = self._look_up
         self.executor.start()
         #: What a real scheduler would have died of.
         self.errors: list[str] = []

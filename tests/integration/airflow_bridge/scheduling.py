@@ -37,6 +37,8 @@ def queue(executor: EdgeControlExecutor, *workloads: Any, ti_state: str = "queue
     for workload in workloads:
         if workload.type == "ExecuteTask":
             task_instances.add(workload, state=ti_state)
+        elif workload.type == "ExecuteCallback":
+            task_instances.add_callback(workload)
         executor.queue_workload(workload, session=None)
 
 

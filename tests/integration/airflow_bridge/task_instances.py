@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from airflow import models, settings
 from airflow._shared.timezones import timezone
 from airflow.models.base import Base
+from airflow.models.callback import Callback
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from sqlalchemy import delete, insert, text, update
+from sqlalchemy import delete, insert, select, text, update
 
 
 def create_tables() -> None:
@@ -61,6 +63,33 @@ def add_run(workload: Any) -> None:
         session.execute(insert(DagRun.__table__).values(**run, span_status="not_started", clear_number=0))
 
 
+def add_callback(workload: Any, *, state: str = "queued", executor: str | None = None) -> None:
+    """The deadline callback of this workload, as the scheduler would have left it."""
+    with create_session(scoped=False) as session:
+        session.execute(
+            insert(Callback.__table__).values(
+                id=UUID(workload.callback.id),
+                type="executor",
+                fetch_method="import_path",
+                data={"path": "alerts.call", "dag_id": "etl", "executor": executor},
+                state=state,
+                priority_weight=1,
+                created_at=timezone.utcnow(),
+            )
+        )
+
+
+def callback_state(workload: Any) -> str | None:
+    with create_session(scoped=False) as session:
+        found = session.scalar(select(Callback.state).where(Callback.id == UUID(workload.callback.id)))
+    return None if found is None else str(found)
+
+
+def change_callback(workload: Any, *, state: str) -> None:
+    with create_session(scoped=False) as session:
+        session.execute(update(Callback.__table__).where(Callback.id == UUID(workload.callback.id)).values(state=state))
+
+
 def change(workload: Any, *, state: str | None, silence: float | None = None, job_id: object = None) -> None:
     values: dict[str, Any] = {"state": state}
     if silence is not None:
@@ -73,5 +102,5 @@ def change(workload: Any, *, state: str | None, silence: float | None = None, jo
 
 def clear() -> None:
     with create_session(scoped=False) as session:
-        for model in (TaskInstance, DagRun, DagModel):
+        for model in (TaskInstance, DagRun, DagModel, Callback):
             session.execute(delete(model.__table__))

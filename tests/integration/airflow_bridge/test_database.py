@@ -96,7 +96,7 @@ def test_a_server_that_falls_silent_is_given_up_within_the_deadline(relayed_stor
     with at_most(3), pytest.raises(StoreAway, match="timeout"):
         relayed_store.held(dispatcher=DISPATCHER)
     relay.frozen.clear()
-    assert relayed_store.held(dispatcher=DISPATCHER) == set()
+    assert relayed_store.held(dispatcher=DISPATCHER) == {}
 
 
 def test_a_resolver_that_hangs_costs_seconds_and_its_answer_is_used_when_it_comes(
@@ -116,7 +116,7 @@ def test_a_resolver_that_hangs_costs_seconds_and_its_answer_is_used_when_it_come
         with at_most(4), pytest.raises(NoConnection, match=r"within 2\.5 s"):
             store.held(dispatcher=DISPATCHER)
     answers.set()
-    assert store.held(dispatcher=DISPATCHER) == set()
+    assert store.held(dispatcher=DISPATCHER) == {}
     store.close()
     assert asked == ["db.example"]
 
@@ -183,7 +183,7 @@ def test_an_idle_connection_that_the_server_ended_is_replaced(postgres_url: str,
         "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'edgecontrol-airflow'"
     )
-    assert store.held(dispatcher=DISPATCHER) == set()
+    assert store.held(dispatcher=DISPATCHER) == {}
     store.close()
 
 

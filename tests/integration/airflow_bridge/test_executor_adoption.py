@@ -203,7 +203,5 @@ def test_airflows_stuck_timer_leaves_waiting_jobs_alone(executor: EdgeControlExe
         with pytest.raises(NotImplementedError):
             executor.revoke_task(ti=workload.ti)
 
-
-def test_a_task_without_a_job_is_given_back_to_airflow(executor: EdgeControlExecutor) -> None:
-    executor.revoke_task(ti=task().ti)
-    assert executor.get_event_buffer() == {}
+    with pytest.raises(NotImplementedError):  # Airflow would stop at the others before it came to this one
+        executor.revoke_task(ti=task().ti)

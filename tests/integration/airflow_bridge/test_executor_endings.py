@@ -211,7 +211,7 @@ def test_a_callback_is_told_as_running_and_as_ended(
 def test_a_connection_test_that_airflow_gave_up_is_revoked(
     executor: EdgeControlExecutor, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "supports_connection_test", True)
+
     workload = connection_test()
     queue(executor, workload)
     turn(executor)

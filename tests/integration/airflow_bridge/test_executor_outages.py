@@ -130,7 +130,7 @@ def test_one_turn_of_a_slow_database_is_a_few_statements_and_the_rest_comes_next
 
     monkeypatch.setattr(executor._store, "_run", noted)
     in_turns = []
-    for _ in range(6):
+    for _ in range(2 + len(executor._watches)):
         executor.heartbeat()
         in_turns.append(asked.copy())
         asked.clear()

@@ -187,11 +187,11 @@ def test_held_are_claimed_and_running_jobs_of_this_dispatcher(store: Store, data
     jobs = [new_job() for _ in range(4)]
     foreign = new_job(dispatcher=OTHER)
     store.enqueue([*jobs, foreign])
-    assert store.held(dispatcher=DISPATCHER) == set()
+    assert store.held(dispatcher=DISPATCHER) == {}
     for given, state in ((jobs[0], "claimed"), (jobs[1], "running"), (foreign, "running")):
         rows.hold(database, given.id, worker=worker, state=state)
     rows.end(database, jobs[2].id, state="success")
-    assert store.held(dispatcher=DISPATCHER) == {jobs[0].id, jobs[1].id}
+    assert store.held(dispatcher=DISPATCHER).keys() == {jobs[0].id, jobs[1].id}
 
 
 def test_overdue_endings_of_another_dispatcher_are_adopted_once(store: Store, database: Database) -> None:
@@ -203,8 +203,8 @@ def test_overdue_endings_of_another_dispatcher_are_adopted_once(store: Store, da
     store.mark_told([told.id])
     an_hour_ago = "UPDATE edgecontrol.job SET finished_at = now() - interval '1 hour' WHERE id = ANY(%s)"
     database.execute(an_hour_ago, [[overdue.id, told.id, own.id]])
-    assert store.adopt_overdue(dispatcher=OTHER, seconds=600) == {overdue.id}
-    assert store.adopt_overdue(dispatcher=OTHER, seconds=600) == set()
+    assert store.adopt_overdue(dispatcher=OTHER, seconds=600, seconds_of_others=60) == {overdue.id}
+    assert store.adopt_overdue(dispatcher=OTHER, seconds=600, seconds_of_others=60) == set()
 
 
 def test_adopted_jobs_change_their_dispatcher_and_are_told_again(store: Store, database: Database) -> None:
@@ -241,7 +241,7 @@ def test_a_job_that_waited_too_long_fails_and_says_why(store: Store, database: D
     store.enqueue([late, young])
     database.execute("UPDATE edgecontrol.queue SET paused = %s", [paused])
     database.execute("UPDATE edgecontrol.job SET queued_at = now() - interval '25 hours' WHERE id = %s", [late.id])
-    assert store.expire([late.id, young.id], limit_seconds=86400) == {late.id}
+    assert store.expire([late.id, young.id], limit_seconds=86400).keys() == {late.id}
     row = rows.job(database, late.id)
     assert (row.state, row.token) == ("failed", None)
     why = "is paused" if paused else "has no free worker that may take it"
@@ -253,7 +253,7 @@ def test_a_job_taken_in_the_last_moment_does_not_expire(store: Store, database: 
     store.enqueue([given])
     database.execute("UPDATE edgecontrol.job SET queued_at = now() - interval '25 hours'")
     rows.hold(database, given.id, worker=worker, state="claimed")
-    assert store.expire([given.id], limit_seconds=86400) == set()
+    assert store.expire([given.id], limit_seconds=86400) == {}
 
 
 def test_tokens_are_renewed_for_jobs_that_still_wait(store: Store, database: Database, worker: int) -> None:
@@ -377,7 +377,7 @@ def test_a_connection_that_the_server_ended_is_replaced_unseen(store: Store, dat
         " WHERE datname = current_database() AND application_name = 'edgecontrol-airflow'"
     )
     assert ended.fetchall()
-    assert store.held(dispatcher=DISPATCHER) == set()
+    assert store.held(dispatcher=DISPATCHER) == {}
 
 
 def test_no_method_takes_more_than_one_statement(store: Store, database: Database) -> None:
@@ -390,10 +390,12 @@ def test_no_method_takes_more_than_one_statement(store: Store, database: Databas
         lambda: store.held(dispatcher=DISPATCHER),
         lambda: store.standing([given.id]),
         lambda: store.adopt([given.id], dispatcher=DISPATCHER),
-        lambda: store.adopt_overdue(dispatcher=DISPATCHER, seconds=1),
+        lambda: store.adopt_overdue(dispatcher=DISPATCHER, seconds=1, seconds_of_others=1),
+        lambda: store.adopt_abandoned(dispatcher=DISPATCHER, team_name="", seconds=1, before=None, limit=1),
         lambda: store.expire([given.id], limit_seconds=1),
         lambda: store.renew_tokens({given.id: "t"}, seconds=600),
         lambda: store.revoke([given.id], reason=""),
+        lambda: store.revoke_each({given.id: ""}, states=["queued"]),
         lambda: store.workers_now(team_name=""),
         lambda: store.queues_now(team_name=""),
         lambda: store.log_parts("a.log"),

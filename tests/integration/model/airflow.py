@@ -6,19 +6,20 @@ each scheduler is the real one; its database can be away, or keep its answer to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+from airflow.executors.executor_utils import ExecutorName
 from airflow.models.taskinstancekey import TaskInstanceKey
 
 from airflow_bridge.database import Connections, NoConnection, StoreAway
 from airflow_bridge.executor import EdgeControlExecutor
 from airflow_bridge.outage import Outage
-from airflow_bridge.task_instances import TaskInstanceNow
+from airflow_bridge.task_instances import QueuedTask, TaskInstanceNow
 from tests.integration.model.clock import Clock, Ids
 from tests.unit.airflow_bridge.builders import task as workload_of
 
@@ -26,6 +27,7 @@ from tests.unit.airflow_bridge.builders import task as workload_of
 HEARTBEAT_TIMEOUT = 300
 QUEUED_TIMEOUT = 600
 RETRIES = 3
+EXECUTOR_NAME = ExecutorName("airflow_bridge.executor.EdgeControlExecutor")
 FINAL = frozenset({"success", "failed", "skipped"})
 #: What a scheduler may queue: a new run, a retry, a task whose trigger has fired.
 SCHEDULABLE = frozenset({None, "scheduled", "up_for_retry"})
@@ -120,6 +122,27 @@ class Airflow:
         """In place of `airflow_bridge.task_instances.workloads_of`."""
         return [self.workload(task) for task in self.tasks if task.id in ids and task.state == "queued"]
 
+    def queued_by(self, scheduler: int, *, seconds: float, after: Any, limit: int) -> tuple[list[QueuedTask], Any]:
+        """In place of `airflow_bridge.task_instances.queued_by`."""
+        return [
+            QueuedTask(id=task.id, key=task.key, job_id=task.job, executor=None)
+            for task in self.tasks
+            if task.state == "queued"
+            and task.queued_by
+            and task.queued_by.number == scheduler
+            and self.clock.now - task.queued_at > seconds
+        ], None
+
+    def give_back(self, tasks: Mapping[UUID, UUID | None], *, queued_by: int) -> list[QueuedTask]:
+        """In place of `airflow_bridge.task_instances.give_back`."""
+        found, _ = self.queued_by(queued_by, seconds=0, after=None, limit=0)
+        same = [queued for queued in found if queued.id in tasks and tasks[queued.id] == queued.job_id]
+        for queued in same:
+            task = self.by_id(queued.id)
+            assert task
+            task.state, task.queued_by = "scheduled", None
+        return same
+
     def workload(self, task: TaskInstance) -> Any:
         """`ExecuteTask.make`."""
         return workload_of(
@@ -208,6 +231,8 @@ class Scheduler:
         executor._endings._look_up = self.airflow.look_up
         executor._endings._look_up_cleared = lambda keys: {}
         executor._endings._clock = clock.monotonic
+        executor._reconciliation._look_up = self.airflow.look_up
+        executor.job_id, executor.name = self.number, EXECUTOR_NAME
         executor.jwt_generator = SimpleNamespace(generate=lambda **said: str(clock.now))  # type: ignore[assignment]
 
     @property

@@ -38,3 +38,9 @@ def test_a_patience_beyond_the_life_of_a_token_is_complained_about(monkeypatch: 
     assert "task_queued_timeout (240 s)" in str(config.patience_complaint(config.read()))
     monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", "241")
     assert config.patience_complaint(config.read()) is None
+
+
+def test_a_token_that_an_outage_outlives_is_complained_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "jwt_expiration_time (600 s) should be at least 5 times" in str(config.token_complaint(config.read()))
+    monkeypatch.setenv("AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME", "1200")
+    assert config.token_complaint(config.read()) is None

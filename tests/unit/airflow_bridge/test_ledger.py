@@ -61,7 +61,7 @@ def test_one_round_of_checks_meets_every_job_once() -> None:
         ledger.add(job, renew_at=0)
     seen = []
     for _ in range(60):
-        seen += ledger.next_to_check(seconds_per_round=60, limit=500)
+        seen += ledger.next_to_check("table", seconds_per_round=60, limit=500)
     assert set(seen) == {job.id for job in jobs}
     assert len(seen) < 1100
 
@@ -70,4 +70,4 @@ def test_a_check_is_never_larger_than_its_limit() -> None:
     ledger = Ledger()
     for number in range(1000):
         ledger.add(open_job(str(number)), renew_at=0)
-    assert len(ledger.next_to_check(seconds_per_round=1, limit=50)) == 50
+    assert len(ledger.next_to_check("table", seconds_per_round=1, limit=50)) == 50

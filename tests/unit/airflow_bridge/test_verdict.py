@@ -116,4 +116,18 @@ def test_callbacks_and_connection_tests_end_as_their_job(kind: Kind, state: str)
     row = job_row(kind=kind, state=state)
     expected = Verdict.SUCCESS if state == JobState.SUCCESS else Verdict.FAILURE
     assert not needs_airflow(row)
-    assert reach(row, now=None, patience=PATIENCE) is expected
+    assert reach(row, now=None, patience=PATIENCE, callback="queued") is expected
+
+
+@pytest.mark.parametrize("state", [None, "success", "failed"])
+def test_a_callback_that_airflow_does_not_wait_for_is_not_told_again(state: str | None) -> None:
+    row = job_row(kind=Kind.CALLBACK, state=JobState.FAILED)
+    assert reach(row, now=None, patience=PATIENCE, callback=state) is Verdict.SILENCE
+    assert settled(row, now=None, callback=state)
+
+
+@pytest.mark.parametrize("state", ["pending", "queued", "running"])
+def test_a_callback_is_told_until_airflow_says_so_too(state: str) -> None:
+    row = job_row(kind=Kind.CALLBACK, state=JobState.SUCCESS)
+    assert reach(row, now=None, patience=PATIENCE, callback=state) is Verdict.SUCCESS
+    assert not settled(row, now=None, callback=state)
