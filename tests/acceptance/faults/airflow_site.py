@@ -304,7 +304,7 @@ class AirflowSite:
             assert time.monotonic() < deadline, f"not within {seconds:.0f} s; the logs: {self.processes.logs}"
             time.sleep(0.1)
 
-    def finish(self, run_id: str, *, seconds: float = 180) -> str:
+    def finish(self, run_id: str, *, seconds: float = 300) -> str:
         """Wait until the run has ended and everything of it has arrived; return how it ended."""
         self.until(lambda: self.run_state(run_id) in ("success", "failed"), seconds=seconds)
         self.settle(run_id)

@@ -86,7 +86,7 @@ def books(
         theirs = dict(site.parts.rows("airflow", query, keys)) if keys else {}
         made.airflow.update({one: airflows(state) for one, state in theirs.items()})
         jobs = site.parts.rows("edgecontrol", _JOBS_OF_THEM, list(theirs)) if theirs else []
-        made.edgecontrol.update({one: ours(*rest) for one, *rest in jobs})
+        made.edgecontrol.update({one: edgecontrols(*rest) for one, *rest in jobs})
     return made
 
 
@@ -102,7 +102,7 @@ def airflows(state: str | None) -> str:
     return WITHDRAWN if (state or "") in _GIVEN_UP else str(state)
 
 
-def ours(state: str, airflow_outcome: str, reason: str) -> str:
+def edgecontrols(state: str, airflow_outcome: str, reason: str) -> str:
     """What a job's end means for Airflow, in Airflow's words."""
     if airflow_outcome:
         return airflow_outcome

@@ -20,9 +20,9 @@ MISSED = (
 
 
 def callback(site: AirflowSite, run_id: str) -> tuple[Any, str]:
-    """(id, state) of the run's callback, as Airflow has it."""
-    ((callback_id, state),) = site.parts.rows("airflow", MISSED, run_id)
-    return callback_id, state
+    """(id, state) of the run's callback, as Airflow has it; of a run that has not begun there is none."""
+    rows = site.parts.rows("airflow", MISSED, run_id)
+    return rows[0] if rows else (None, "")
 
 
 def said(site: AirflowSite, run_id: str, what: str) -> int:

@@ -43,7 +43,7 @@ def test_one_of_two_schedulers_is_killed_in_a_run_of_300_tasks(
     site.until(lambda: not site.open_jobs(run_id, scheduler=victim), seconds=120)
     measured(f"a scheduler is killed after {done} of 300 tasks; its {open_jobs[victim]} open jobs are another's after "
              f"{time.monotonic() - killed_at:.0f} s")  # fmt: skip
-    assert site.finish(run_id, seconds=240) == "success"
+    assert site.finish(run_id) == "success"
     assert len(site.ends(run_id)) == 300
     balanced(balance(site, case="two schedulers", dag_id="work_shifts", run_id=run_id, faults=1))
     equal(books(site, case="one of two schedulers killed in a run of 300 tasks", runs=[("work_shifts", run_id)]))
