@@ -73,8 +73,9 @@ lock: $(READY) ## write requirements.txt anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header \
 		--upgrade pyproject.toml --output-file requirements.txt
 
-bench: $(READY) ## the figures of this machine: dispatch; with real Airflow beside edge3: throughput, footprint (half an hour)
+bench: $(READY) ## the figures of this machine: dispatch; beside edge3: executor; with real Airflow: throughput, footprint (40 minutes)
 	@$(BIN)/python benchmarks/dispatch.py
+	@$(BIN)/python benchmarks/executor.py
 	@$(BIN)/python benchmarks/throughput.py
 	@$(BIN)/python benchmarks/footprint.py
 

@@ -148,20 +148,30 @@ def show(figures: dict[str, Any]) -> None:
     columns = {
         "executor": "executor",
         "beside": "beside",
-        "quiet ms": "quiet_ms",
+        "quiet": "quiet_ms",
         "max": "quiet_max_ms",
-        "statements": "quiet_statements",
-        "10 new ms": "queued_ms",
-        "statements ": "queued_statements",
-        "1,000 changes ms": "changes_ms",
-        "statements  ": "changes_statements",
-        "next ms": "after_ms",
+        "CPU": "quiet_cpu_ms",
+        "SQL": "quiet_statements",
+        "10 new": "queued_ms",
+        "CPU ": "queued_cpu_ms",
+        "SQL ": "queued_statements",
+        "1,000 changes": "changes_ms",
+        "CPU  ": "changes_cpu_ms",
+        "SQL  ": "changes_statements",
+        "next": "after_ms",
         "MiB": "memory_mib",
-        "peak MiB": "peak_mib",
+        "peak": "peak_mib",
     }
-    print("one turn of the scheduler's loop: with nothing to do (median, and the dearest of ten, a second apart),")
-    print("with ten new tasks, with a thousand changes, and the one that follows; memory of the whole process\n")
+    print(
+        "one turn of the scheduler's loop in milliseconds: with nothing to do (median, and the dearest of ten, a second"
+    )
+    print("apart), with ten new tasks, with a thousand changes, and the one that follows; CPU: milliseconds of this")
+    print("process alone; SQL: statements; memory of the whole process\n")
     print(table_of(figures["cases"], columns))
+    for case in figures["cases"]:
+        if "adoption_max_ms" in case:
+            taken = f"taken over within {case['adoption_seconds']:.0f} s, dearest turn {case['adoption_max_ms']:.0f} ms"
+            print(f"\n{case['executor']} beside {case['beside']}: {taken}")
     print(f"\naim for a thousand changes: {figures['aim_ms']:.0f} ms; whole run: {figures['seconds']:.0f} s\n")
     versions = {name.replace("server_version", "postgresql"): value for name, value in figures["postgresql"].items()}
     print(facts({"command": figures["command"], **figures["machine"], **versions}))

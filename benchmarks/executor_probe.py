@@ -33,7 +33,10 @@ QUEUE = "bench"
 RUN = "scheduled__2026-01-01T00:00:00+00:00"
 #: Turns of an idle scheduler, a second apart; fewer when each takes long.
 TURNS, TURNS_SECONDS, FEWEST = 10, 30.0, 3
+#: The other figures are medians of so many turns.
+ROUNDS = 3
 FEW, CHANGES = 10, 1000
+SETTLE_SECONDS = 300.0
 #: Of the changed ones that ended, so many did without telling Airflow.
 SILENT_SHARE = 10
 
@@ -75,6 +78,7 @@ class EdgeControl:
         from airflow_bridge.executor import EdgeControlExecutor
 
         self.database = database
+        self.figures: dict[str, float] = {}
         self.scheduler = uuid4()
         self.executor = EdgeControlExecutor(parallelism=10 * CHANGES)
 
@@ -114,9 +118,21 @@ class EdgeControl:
                     for ti_id, job_id, dag_id, task_id in rows
                 ]
             )
-            while self.executor._adoption.hand_over:
-                self.executor.heartbeat()
-            self.database.execute("VACUUM edgecontrol.job")
+            self._settle()
+            self.database.execute("VACUUM ANALYZE edgecontrol.job")
+
+    def _settle(self) -> None:
+        """Turns until all is taken over and has a fresh token, with which a scheduler's own life with it begins."""
+        began, dearest = time.monotonic(), 0.0
+        query = "SELECT 1 FROM edgecontrol.job WHERE state = 'queued' AND token = repeat('x', 320) LIMIT 1"
+        while self.database.execute(query).fetchone():
+            if time.monotonic() > began + SETTLE_SECONDS:
+                raise RuntimeError(f"not all waiting jobs were taken over within {SETTLE_SECONDS:.0f} s")
+            turn = time.perf_counter()
+            self.executor.heartbeat()
+            dearest = max(dearest, time.perf_counter() - turn)
+            time.sleep(1.0)
+        self.figures = {"adoption_max_ms": dearest * 1000, "adoption_seconds": time.monotonic() - began}
 
     def queue(self, tasks: Sequence[workloads.ExecuteTask]) -> None:
         for task in tasks:
@@ -147,6 +163,7 @@ class Edge3:
         from airflow.providers.edge3.executors import EdgeExecutor
 
         self.database = database
+        self.figures: dict[str, float] = {}
         self.executor = EdgeExecutor(parallelism=10 * CHANGES)
 
     def start(self, *, job_id: int) -> None:
@@ -202,11 +219,12 @@ class Meter:
 
     def of(self, *steps: Callable[[], object]) -> dict[str, float]:
         seen = self.seen + self.site.statements()
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         for step in steps:
             step()
+        busy = time.process_time() - busy
         milliseconds = (time.perf_counter() - began) * 1000
-        return {"ms": milliseconds, "statements": self.seen + self.site.statements() - seen}
+        return {"ms": milliseconds, "cpu_ms": busy * 1000, "statements": self.seen + self.site.statements() - seen}
 
 
 def add_task_instances(database: psycopg.Connection[Any], tasks: Sequence[workloads.ExecuteTask], state: str) -> None:
@@ -267,63 +285,81 @@ def peak_mib(*, forget: bool = False) -> float:
 
 
 def warm_up(site: EdgeControl | Edge3, database: psycopg.Connection[Any]) -> None:
-    """A few jobs of each sort: connections are made, models known, statements compiled, as after a scheduler's start."""
-    tasks = [workload(1_000 + number) for number in range(FEW)]
-    add_task_instances(database, tasks, "running")
-    site.queue(tasks)
-    for _ in range(2):
-        time.sleep(1.0)
-        site.executor.heartbeat()
-    site.end(tasks)
+    """A few jobs of each sort, as after a scheduler's start: connections are made, models and statements known."""
+    run_jobs(site, database, [workload(1_000 + number) for number in range(FEW)])
     site.executor.heartbeat()
     database.execute("UPDATE task_instance SET state = 'up_for_retry' WHERE state = 'running'")
     site.executor.heartbeat()
     site.executor.get_event_buffer()
 
 
+def run_jobs(
+    site: EdgeControl | Edge3, database: psycopg.Connection[Any], tasks: Sequence[workloads.ExecuteTask]
+) -> None:
+    """Queue these tasks and let machines end them; the executor's next turn hears of that."""
+    add_task_instances(database, tasks, "running")
+    site.queue(tasks)
+    for _ in range(2):
+        site.executor.heartbeat()
+        time.sleep(1.0)
+    site.end(tasks)
+
+
 def measure(site: EdgeControl | Edge3, database: psycopg.Connection[Any]) -> dict[str, Any]:
     meter, executor = Meter(site), site.executor
     turn = [executor.heartbeat, executor.get_event_buffer]
     warm_up(site, database)
-    before = psutil.Process().memory_info().rss / 2**20
+    memory = psutil.Process().memory_info().rss / 2**20
     peak_mib(forget=True)
     quiet: list[dict[str, float]] = []
     began = time.monotonic()
     while len(quiet) < FEWEST or (len(quiet) < TURNS and time.monotonic() - began < TURNS_SECONDS):
         time.sleep(1.0)  # as an idle scheduler does
         quiet.append(meter.of(*turn))
-    few = [workload(number) for number in range(FEW)]
-    add_task_instances(database, few, "queued")
-    queued = meter.of(lambda: site.queue(few), *turn)
-    ending = [workload(100 + number) for number in range(CHANGES // 2)]
-    add_task_instances(database, ending, "running")
-    meter.of(lambda: site.queue(ending), *turn)
-    time.sleep(1.0)
-    meter.of(*turn)
-    site.end(ending)
-    starting = [workload(10_000 + number) for number in range(CHANGES // 2)]
-    add_task_instances(database, starting, "queued")
-    events: dict[Any, Any] = {}
-    changes = meter.of(
-        lambda: site.queue(starting), executor.heartbeat, lambda: events.update(executor.get_event_buffer())
-    )
-    told = {key for key, (state, _) in events.items() if state in ("success", "failed")}
-    if len(told) != len(ending):
-        raise RuntimeError(f"of {len(ending)} ended jobs {len(told)} were told")
-    database.execute("UPDATE task_instance SET state = 'up_for_retry' WHERE state = 'running'")
-    after = meter.of(*turn)
+    queued, changed, following = [], [], []
+    for number in range(1, ROUNDS + 1):
+        few = [workload(number * 100_000 + one) for one in range(FEW)]
+        add_task_instances(database, few, "queued")
+        queued.append(meter.of(lambda tasks=few: site.queue(tasks), *turn))
+        changed.append(thousand_changes(site, database, meter, first=number * 10_000))
+        database.execute("UPDATE task_instance SET state = 'up_for_retry' WHERE state = 'running'")
+        following.append(meter.of(*turn))
     return {
-        "quiet_ms": statistics.median(one["ms"] for one in quiet),
+        **{f"quiet_{figure}": value for figure, value in typical(quiet).items()},
         "quiet_max_ms": max(one["ms"] for one in quiet),
-        "quiet_statements": max(one["statements"] for one in quiet),
-        "queued_ms": queued["ms"],
-        "queued_statements": queued["statements"],
-        "changes_ms": changes["ms"],
-        "changes_statements": changes["statements"],
-        "after_ms": after["ms"],
-        "memory_mib": before,
+        **{f"queued_{figure}": value for figure, value in typical(queued).items()},
+        **{f"changes_{figure}": value for figure, value in typical(changed).items()},
+        **{f"after_{figure}": value for figure, value in typical(following).items()},
+        "memory_mib": memory,
         "peak_mib": peak_mib(),
+        **site.figures,
     }
+
+
+def thousand_changes(
+    site: EdgeControl | Edge3, database: psycopg.Connection[Any], meter: Meter, *, first: int
+) -> dict[str, float]:
+    """Half of them have ended since the last turn, half are new. Raises RuntimeError when one of them is not told."""
+    half = CHANGES // 2
+    ended = [workload(first + number) for number in range(half)]
+    run_jobs(site, database, ended)
+    new = [workload(first + half + number) for number in range(half)]
+    add_task_instances(database, new, "queued")
+    site.executor.get_event_buffer()
+    events: dict[Any, Any] = {}
+    cost = meter.of(
+        lambda: site.queue(new),
+        site.executor.heartbeat,
+        lambda: events.update(site.executor.get_event_buffer()),
+    )
+    told = sum(state in ("success", "failed") for state, _ in events.values())
+    if told != half:
+        raise RuntimeError(f"of {half} ended jobs {told} were told")
+    return cost
+
+
+def typical(turns: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {figure: statistics.median(one[figure] for one in turns) for figure in turns[0]}
 
 
 def main() -> None:

@@ -39,10 +39,10 @@ class Recorder:
 
 
 @contextmanager
-def recording(*, legacy_names: bool = False) -> Iterator[Recorder]:
-    """In the place of what Airflow is configured with."""
+def recording(*, legacy_names: bool = False, backend: Any = None) -> Iterator[Recorder]:
+    """In the place of what Airflow is configured with; `backend` then hears what the recorder would."""
     recorder = Recorder()
-    stats.initialize(factory=lambda: recorder, export_legacy_names=legacy_names)
+    stats.initialize(factory=lambda: backend or recorder, export_legacy_names=legacy_names)
     try:
         yield recorder
     finally:

@@ -11,6 +11,9 @@ from typing import Any
 import airflow
 import pytest
 import yaml
+from airflow._shared.observability.metrics.otel_logger import SafeOtelLogger
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from airflow_bridge import fleet, metrics
 from airflow_bridge.fleet import WorkerNow
@@ -353,6 +356,21 @@ def test_influx_gets_no_tag_that_it_cannot_take(monkeypatch: pytest.MonkeyPatch)
         send(meters)
     assert [sent.tags.get("queues") for sent in recorder.named("edge_worker.num_queues")] == [None, "gpu", None]
     assert [sent.tags for sent in recorder.named("edgecontrol.jobs.lost")] == [{}]
+
+
+def test_opentelemetry_takes_all_of_it_with_its_tags() -> None:
+    reader = InMemoryMetricReader()
+    backend = SafeOtelLogger(MeterProvider(metric_readers=[reader]))
+    with recording(backend=backend):
+        tell_all(Meters(team_name="blue", scheduler="centre"))
+    data = json.loads(reader.get_metrics_data().to_json())
+    taken = {
+        metric["name"].removeprefix("airflow."): sorted(metric["data"]["data_points"][0]["attributes"])
+        for metric in data["resource_metrics"][0]["scope_metrics"][0]["metrics"]
+    }
+    expected = {name: sorted([*about["tags"], "team_name"]) for name, about in EDGE3["metrics"].items()}
+    expected |= {name: sorted([*tags, "team_name"]) for name, (_, tags, _) in metrics.OWN.items()}
+    assert {name: tags for name, tags in taken.items() if name in expected} == expected
 
 
 def test_ids_of_jobs_are_never_tags() -> None:
