@@ -93,7 +93,9 @@ def books(
 def _last_ends(jobs: Iterable[dict[str, Any]]) -> dict[Any, str]:
     """How each try has ended by its newest job: those before it were deferred, or given back."""
     return {
-        (job["task_id"], job["map_index"], job["try_number"]): ours(job["state"], job["airflow_outcome"], job["reason"])
+        (job["task_id"], job["map_index"], job["try_number"]): edgecontrols(
+            job["state"], job["airflow_outcome"], job["reason"]
+        )
         for job in jobs
     }
 
