@@ -57,7 +57,9 @@ class FleetMeters:
             return
         workers = self._store.workers_now(team_name=self._team_name)
         self._count_heartbeats(workers)
-        self._meters.gauges(gauge for worker in workers for gauge in of_worker(worker))
+        # Of one that never came there is nothing to say; while edge3 is migrated from, that one still speaks for it.
+        came = [worker for worker in workers if worker.heard_at is not None]
+        self._meters.gauges(gauge for worker in came for gauge in of_worker(worker))
         self._meters.gauges(self._of_queues(workers, self._store.queues_now(team_name=self._team_name)))
 
     def _count_heartbeats(self, workers: Iterable[WorkerNow]) -> None:

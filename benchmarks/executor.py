@@ -115,8 +115,9 @@ def environment(database: Database, name: str, *, database_name: str) -> dict[st
         "PROBE_DATABASE": url,
     }
     if name == "edge3":
-        return known
+        return known | {"AIRFLOW__CORE__EXECUTOR": "airflow.providers.edge3.executors.EdgeExecutor"}
     return known | {
+        "AIRFLOW__CORE__EXECUTOR": "airflow_bridge.executor.EdgeControlExecutor",
         "AIRFLOW__EDGECONTROL__DATABASE_URL": url,
         "EDGECONTROL_DATABASE_URL": url,
         "DJANGO_SETTINGS_MODULE": "edgecontrol.settings",

@@ -23,6 +23,7 @@ import psutil
 import psycopg
 from airflow import settings
 from airflow.executors import workloads
+from airflow.executors.executor_utils import ExecutorName
 from airflow.executors.workloads.base import BundleInfo
 from airflow.executors.workloads.task import TaskInstanceDTO
 from airflow.models.taskinstancekey import TaskInstanceKey
@@ -83,8 +84,7 @@ class EdgeControl:
         self.executor = EdgeControlExecutor(parallelism=10 * CHANGES)
 
     def start(self, *, job_id: int) -> None:
-        self.executor.job_id = job_id
-        self.executor.start()
+        begin(self.executor, job_id=job_id)
 
     def statements(self) -> int:
         """Those that SQLAlchemy knows nothing of."""
@@ -167,8 +167,7 @@ class Edge3:
         self.executor = EdgeExecutor(parallelism=10 * CHANGES)
 
     def start(self, *, job_id: int) -> None:
-        self.executor.job_id = job_id
-        self.executor.start()
+        begin(self.executor, job_id=job_id)
 
     def statements(self) -> int:
         return 0
@@ -204,6 +203,13 @@ class Edge3:
                 """,
                 [state, task.ti.dag_id, task.ti.task_id, task.ti.run_id, task.ti.map_index],
             )
+
+
+def begin(executor: Any, *, job_id: int) -> None:
+    """As the scheduler does it."""
+    executor.name = ExecutorName(module_path=os.environ["AIRFLOW__CORE__EXECUTOR"])
+    executor.job_id = job_id
+    executor.start()
 
 
 class Meter:

@@ -138,6 +138,7 @@ def test_the_eldest_of_several_schedulers_speaks_for_the_fleet(
     scheduler: Callable[..., EdgeControlExecutor], statsd: Statsd, database: Database
 ) -> None:
     add_worker(database, "berlin")
+    beat(database)
     scheduler(silent_seconds=3600)
     scheduler(state="failed")
     eldest, younger = scheduler(), scheduler()
@@ -150,6 +151,18 @@ def test_the_eldest_of_several_schedulers_speaks_for_the_fleet(
     assert of_fleet(statsd.heard())
     turn(eldest)
     assert not of_fleet(statsd.heard())
+
+
+def test_a_worker_that_never_came_is_no_machine_that_is_gone(
+    scheduler: Callable[..., EdgeControlExecutor], statsd: Statsd, database: Database
+) -> None:
+    add_worker(database, "taken-over-from-edge3")
+    executor = scheduler()
+    turn(executor)
+    assert not of_fleet(statsd.heard())
+    beat(database)
+    turn(executor)
+    assert statsd.heard()["edge_worker.connected.taken-over-from-edge3"] == ["0|g"]
 
 
 def test_a_heartbeat_is_counted_by_one_scheduler_only_and_once(
