@@ -740,14 +740,16 @@ def run_workload(*, workload: dict[str, Any], client: Any) -> int:
             client=client,
         )
     if parsed.type == "TestConnection":
-        from airflow.sdk.execution_time.connection_test_supervisor import supervise_connection_test
+        from airflow.sdk.execution_time import connection_test_supervisor
 
-        return supervise_connection_test(
+        # It would make one of its own (Airflow 3.3.2), which repeats nothing and knows no certificates of the agent's.
+        connection_test_supervisor.Client = lambda **_: client
+        return connection_test_supervisor.supervise_connection_test(
             connection_test_id=parsed.connection_test_id,
             connection_id=parsed.connection_id,
             timeout=parsed.timeout,
             token=parsed.token,
-            client=client,
+            server=str(client.base_url),
         )
     raise ValueError(f"unknown kind of workload: {parsed.type}")
 

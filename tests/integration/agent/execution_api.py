@@ -18,6 +18,9 @@ class ExecutionApi:
         #: Method and path of every request; the final state of each task instance.
         self.requests: list[tuple[str, str]] = []
         self.states: dict[str, str] = {}
+        #: Connections to test, and what was said of them, by the id of the test.
+        self.connections: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, dict[str, Any]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -63,10 +66,28 @@ class ExecutionApi:
             "log_path": f"executor_callbacks/short/manual__1/{callback['id']}",
         }
 
+    def connection_test(self, **connection: Any) -> dict[str, Any]:
+        """What Airflow would queue for the test of this connection."""
+        test_id = str(uuid.uuid4())
+        self.connections[test_id] = {"conn_id": "tested", **connection}
+        return {
+            "type": "TestConnection",
+            "token": "test-token",
+            "connection_test_id": test_id,
+            "connection_id": "tested",
+            "timeout": 20,
+            "queue": "default",
+        }
+
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         self.requests.append((method, path))
         if path.endswith("/run"):
             return 200, _context()
+        if path.endswith("/connection"):
+            return 200, self.connections[path.split("/")[-2]]
+        if "/connection-tests/" in path:
+            self.results[path.split("/")[-1]] = json.loads(body)
+            return 204, None
         if path.endswith("/state"):
             self.states[path.split("/")[-2]] = json.loads(body)["state"]
             return 204, None

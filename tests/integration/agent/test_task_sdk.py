@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -95,6 +97,11 @@ class Site:
         workload = self.api.callback(path, **kwargs)
         return self.runner.run(workload, execution_api_url=self.api.url, kind="ExecuteCallback")
 
+    def test_connection(self, **connection: str) -> tuple[str, Path]:
+        workload = self.api.connection_test(**connection)
+        directory = self.runner.run(workload, execution_api_url=self.api.url, kind="TestConnection")
+        return workload["connection_test_id"], directory
+
     def close(self) -> None:
         self.runner.close()
         self.api.close()
@@ -147,3 +154,16 @@ def test_a_callback_that_raises_has_failed_and_its_log_says_why(site: Site) -> N
     assert site.runner.result(directory)["state"] == "failed"
     logs = [file.read_text() for file in (directory / "log").rglob("*") if file.is_file()]
     assert "nobody listens" in "".join(logs)
+
+
+@pytest.mark.skipif(
+    find_spec("airflow.sdk.execution_time.connection_test_supervisor") is None,
+    reason="this Airflow has no connection tests",
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_connection_is_tested_here(site: Site, tmp_path: Path, there: bool) -> None:
+    path = tmp_path if there else tmp_path / "gone"
+    test_id, directory = site.test_connection(conn_type="fs", extra=json.dumps({"path": str(path)}))
+    assert site.runner.result(directory)["state"] == "success", (directory / "output").read_text()
+    assert site.api.results[test_id]["state"] == ("success" if there else "failed")
+    assert str(path) in site.api.results[test_id]["result_message"]
