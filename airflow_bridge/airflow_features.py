@@ -12,13 +12,23 @@ try:
 except ImportError:
     ConnectionTestKey = ConnectionTestRequest = None
 
-__all__ = ["CONNECTION_TESTS", "ConnectionTestKey", "ConnectionTestRequest", "stats", "workload_key"]
+__all__ = [
+    "CONNECTION_TESTS",
+    "EXPANDS_NAMES",
+    "ConnectionTestKey",
+    "ConnectionTestRequest",
+    "stats",
+    "workload_key",
+]
 
 #: Whether Airflow hands connection tests to executors (since 3.3).
 CONNECTION_TESTS: bool = ConnectionTestKey is not None
 
 #: `gauge`, `incr`, `timing` ...: functions of a module since 3.3, and of a class in it before.
 stats: Any = _stats if hasattr(_stats, "gauge") else _stats.Stats
+
+#: Whether these send what is on Airflow's own list of metrics under a second name too, with its tags in it (since 3.3).
+EXPANDS_NAMES: bool = stats is _stats
 
 
 def workload_key(workload: Any) -> Any:

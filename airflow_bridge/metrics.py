@@ -18,7 +18,7 @@ from uuid import UUID
 
 from airflow.configuration import conf as airflow_conf
 
-from airflow_bridge.airflow_features import stats
+from airflow_bridge.airflow_features import EXPANDS_NAMES, stats
 from airflow_bridge.ledger import OpenJob
 from airflow_bridge.states import JobState, Kind
 from airflow_bridge.store import JobRow
@@ -197,7 +197,7 @@ class Meters:
         send(name, value, tags=fit)
         # Plain statsd knows no tags. Airflow itself puts them into a second name, for names that it knows.
         if self._by_name_too and (place := _place(name, fit)):
-            send(f"{name}.{place.replace('.', '__')}", value, tags={key: fit[key] for key in self._team})
+            send(f"{name}.{place}", value, tags={key: fit[key] for key in self._team})
 
     def _fit(self, tags: dict[str, str]) -> dict[str, str]:
         """Tags that can be part of a name, where they may become one: else Airflow logs an error for each."""
@@ -226,13 +226,16 @@ class Meters:
 
 #: What tells series apart that Airflow's own list of metrics does not name.
 _PLACES = ("queue", "scheduler", "worker_name")
+#: The same of those that it names, in its order.
+_NAMED_PLACES = ("worker_name", "queue", "state", "dag_id", "task_id")
 
 
 def _place(name: str, tags: Tags) -> str | None:
     """What belongs behind this name where there are no tags; None for names that Airflow itself expands."""
-    if name in EDGE3:
+    if name in EDGE3 and EXPANDS_NAMES:
         return None
-    return next((tags[tag] for tag in _PLACES if tags.get(tag)), None)
+    told = [tags[tag].replace(".", "__") for tag in (_NAMED_PLACES if name in EDGE3 else _PLACES) if tags.get(tag)]
+    return ".".join(told if name in EDGE3 else told[:1]) or None
 
 
 #: Names of Airflow's own edge executor that Airflow's list of metrics knows.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_bridge.airflow_features import stats
+from airflow_bridge.airflow_features import EXPANDS_NAMES, stats
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,13 @@ class Recorder:
 def recording(*, legacy_names: bool = False, backend: Any = None) -> Iterator[Recorder]:
     """In the place of what Airflow is configured with; `backend` then hears what the recorder would."""
     recorder = Recorder()
-    stats.initialize(factory=lambda: backend or recorder, export_legacy_names=legacy_names)
+    _initialize(lambda: backend or recorder, legacy_names=legacy_names)
     try:
         yield recorder
     finally:
-        stats.initialize(factory=lambda: Recorder(), export_legacy_names=False)
+        _initialize(Recorder, legacy_names=False)
+
+
+def _initialize(factory: Callable[[], Any], *, legacy_names: bool) -> None:
+    options = {"export_legacy_names": legacy_names} if EXPANDS_NAMES else {}
+    stats.initialize(factory=factory, **options)

@@ -16,6 +16,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from airflow_bridge import fleet, metrics
+from airflow_bridge.airflow_features import EXPANDS_NAMES
 from airflow_bridge.fleet import WorkerNow
 from airflow_bridge.fleet_metrics import of_worker, status
 from airflow_bridge.ledger import OpenJob
@@ -97,6 +98,7 @@ def test_every_name_and_tag_of_edge3_is_ours(plain: Recorder, team: str | None) 
     assert theirs.keys() > metrics.EDGE3 == EDGE3["metrics"].keys()
 
 
+@pytest.mark.skipif(not EXPANDS_NAMES, reason="the list of Airflow before 3.3 is older than edge3's names")
 def test_every_name_of_edge3_is_on_airflows_own_list_of_metrics() -> None:
     template = Path(airflow.__file__).parent / "_shared/observability/metrics/metrics_template.yaml"
     listed = {metric["name"]: metric for metric in yaml.safe_load(template.read_text())["metrics"]}
