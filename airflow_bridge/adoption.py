@@ -124,7 +124,7 @@ class Adoption:
             queue=row.queue,
             handed_out=row.attempt > 0,
         )
-        self._ledger.add(job, renew_at=time.monotonic())
+        self._ledger.add(job, renew_at=float("-inf"))  # nobody knows how old its token is
         return job
 
     def _go_on_with(self, jobs: Mapping[UUID, UUID]) -> set[UUID]:

@@ -81,6 +81,10 @@ class Ledger:
                 del self._renew_at[job_id]
         return list(due.values())
 
+    def next_renewal(self) -> float:
+        """When the next token is worth renewing."""
+        return self._renewals[0][0] if self._renewals else float("inf")
+
     def next_to_check(self, what: str, *, seconds_per_round: int, limit: int) -> list[UUID]:
         """The next slice of all jobs, sized so that one call a second goes through all of them in one round.
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from airflow_bridge.database import NoConnection, RowRefused, StatementFailed, StoreNotReady
 from airflow_bridge.states import FINAL, Kind
 from airflow_bridge.store import NewJob, Standing, Store
+from airflow_bridge.verdict import ENDINGS
 
 _Item = TypeVar("_Item")
 
@@ -75,14 +76,26 @@ def _settle_repeated(store: Store, jobs: Sequence[NewJob], *, ours: set[UUID], r
     there = {standing.id: standing for standing in store.standing([job.id for job in jobs])}
     for job in jobs:
         row = there.get(job.id)
-        if job.id in ours or job.kind != Kind.TASK or row is None:
+        if job.kind != Kind.TASK or row is None:
             result.stored.append(job)
+        elif job.id in ours:
+            (result.id_taken if _is_over(row, job) else result.stored).append(job)
         elif _is_of_an_earlier_queueing(row, job):
             result.id_taken.append(job)
         elif row.state in FINAL:
             result.stored.append(job)
         # Another scheduler's row may be this queueing, which it took over from us, or an earlier one whose end has not
         # been reported yet. In either case its end will tell, so it is looked at again.
+
+
+def _is_over(row: Standing, job: NewJob) -> bool:
+    """True for a row with which this queueing cannot go on, whoever's it is.
+
+    Should it be our own after all, Airflow refuses the start of the other job that is made then.
+    """
+    return (row.airflow_id, row.try_number) != (job.airflow_id, job.try_number) or (
+        row.state in FINAL and (row.told or (bool(row.airflow_outcome) and row.airflow_outcome not in ENDINGS))
+    )
 
 
 def _is_of_an_earlier_queueing(row: Standing, job: NewJob) -> bool:

@@ -16,7 +16,7 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow_bridge import other_work
 from airflow_bridge.endings import Endings
 from airflow_bridge.ledger import Ledger, OpenJob
-from airflow_bridge.states import HELD, JobState
+from airflow_bridge.states import FINAL, HELD, JobState
 from airflow_bridge.store import Store
 from airflow_bridge.task_instances import TaskInstanceNow, look_up
 from airflow_bridge.verdict import AWAITED, AWAITED_CALLBACK
@@ -74,8 +74,9 @@ class Reconciliation:
                     job_id=job_id, airflow_id=job.airflow_id, state=JobState.LOST, reason="its job was deleted"
                 )
                 self._ledger.forget(job_id)
-            elif standing and standing.dispatcher != dispatcher:
-                self._ledger.forget(job_id)  # adopted by another scheduler, which took us for dead
+            elif standing and (standing.dispatcher != dispatcher or (standing.told and standing.state in FINAL)):
+                # Adopted by another scheduler, which took us for dead; or over, and nobody will tell it again.
+                self._ledger.forget(job_id)
         limit = self._queue_wait_limit
         if late := [s.id for s in standings.values() if s.state == JobState.QUEUED and s.age > limit]:
             for job_id, reason in self._store.expire(late, limit_seconds=limit).items():

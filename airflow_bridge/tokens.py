@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import time
 from collections.abc import Callable, Collection
 from uuid import UUID
@@ -12,9 +13,10 @@ from airflow.configuration import conf as airflow_conf
 from airflow_bridge.ledger import Ledger
 from airflow_bridge.store import Store
 
-#: Tokens renewed in one statement, and what one turn may spend on them.
+#: Tokens renewed in one statement, and what one turn may spend on them; more where they are about to run out.
 RENEW_LIMIT = 250
-RENEW_SECONDS = 1.0
+RENEW_SECONDS = 0.05
+URGENT_SECONDS = 0.25
 #: How much of a token's life counts: who is given a job needs some of it to start it.
 TOKEN_SHARE = 0.9
 
@@ -46,7 +48,7 @@ class Tokens:
 
         As many as need it: after an outage that is all of them. Jobs that are held need none.
         """
-        ends = min(time.monotonic() + RENEW_SECONDS, ends)
+        began = time.monotonic()
         while due := self._ledger.due_for_renewal(now=time.monotonic(), limit=RENEW_LIMIT):
             waiting = [job for job in due if job.id not in held]
             again_in = 0.0
@@ -54,9 +56,12 @@ class Tokens:
                 if waiting:
                     tokens = {job.id: self._mint(job.airflow_id) for job in waiting}
                     self._store.renew_tokens(tokens, seconds=self.lifetime * TOKEN_SHARE)
-                again_in = self.lifetime / 3
+                # What was queued together does not stay together.
+                again_in = self.lifetime / 3 * random.uniform(0.5, 1)  # noqa: S311
             finally:
                 for job in due:
                     self._ledger.renew(job.id, at=time.monotonic() + again_in)
-            if time.monotonic() >= ends:
+            now = time.monotonic()
+            urgent = self._ledger.next_renewal() < now - self.lifetime / 6
+            if now >= min(ends, began + (URGENT_SECONDS if urgent else RENEW_SECONDS)):
                 return

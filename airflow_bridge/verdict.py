@@ -10,7 +10,7 @@ from airflow_bridge.task_instances import TaskInstanceNow
 
 #: Outcomes that end a task instance. Any other one (deferred, up_for_retry, up_for_reschedule ...) Airflow has
 #: already acted upon; an event for it could hit the same try after it was scheduled again.
-_ENDINGS = frozenset({"success", "failed", "skipped", "removed"})
+ENDINGS = frozenset({"success", "failed", "skipped", "removed"})
 _SUCCESSFUL = frozenset({"success", "skipped"})
 #: Airflow still waits for this queueing to end.
 AWAITED = frozenset({"queued", "running", "restarting"})
@@ -61,7 +61,7 @@ def reach(
     if row.kind != Kind.TASK:
         return Verdict.SUCCESS if row.state == JobState.SUCCESS else Verdict.FAILURE
     if row.airflow_outcome:
-        if row.airflow_outcome not in _ENDINGS:
+        if row.airflow_outcome not in ENDINGS:
             return Verdict.SILENCE
         return Verdict.SUCCESS if row.airflow_outcome in _SUCCESSFUL else Verdict.FAILURE
     if now is None or now.job_id != row.id or now.state not in AWAITED:

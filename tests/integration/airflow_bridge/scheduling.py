@@ -39,6 +39,8 @@ def queue(executor: EdgeControlExecutor, *workloads: Any, ti_state: str = "queue
             task_instances.add(workload, state=ti_state)
         elif workload.type == "ExecuteCallback":
             task_instances.add_callback(workload)
+        else:
+            task_instances.add_connection_test(workload)
         executor.queue_workload(workload, session=None)
 
 

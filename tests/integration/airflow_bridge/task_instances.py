@@ -16,6 +16,11 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import delete, insert, select, text, update
 
+from airflow_bridge.airflow_features import ConnectionTestRequest
+
+#: What not every version of Airflow has.
+OPTIONAL = [ConnectionTestRequest] if ConnectionTestRequest else []
+
 
 def create_tables() -> None:
     models.import_all_models()
@@ -90,6 +95,31 @@ def change_callback(workload: Any, *, state: str) -> None:
         session.execute(update(Callback.__table__).where(Callback.id == UUID(workload.callback.id)).values(state=state))
 
 
+def add_connection_test(workload: Any, *, state: str = "queued") -> None:
+    """The request of this connection test, as the scheduler would have left it."""
+    with create_session(scoped=False) as session:
+        request = ConnectionTestRequest(connection_id=workload.connection_id, conn_type="http")
+        request.id, request.state = workload.connection_test_id, state
+        session.add(request)
+
+
+def leave_queued(workload: Any, *, by: int, seconds: float = 120, executor: str | None = None, **values: Any) -> None:
+    """The scheduler of this job queued it that long ago."""
+    values |= {
+        "queued_by_job_id": by,
+        "queued_dttm": timezone.utcnow() - timedelta(seconds=seconds),
+        "executor": executor,
+    }
+    with create_session(scoped=False) as session:
+        session.execute(update(TaskInstance.__table__).where(TaskInstance.id == workload.ti.id).values(**values))
+
+
+def state_of(workload: Any) -> str | None:
+    with create_session(scoped=False) as session:
+        found = session.scalar(select(TaskInstance.state).where(TaskInstance.id == workload.ti.id))
+    return None if found is None else str(found)
+
+
 def change(workload: Any, *, state: str | None, silence: float | None = None, job_id: object = None) -> None:
     values: dict[str, Any] = {"state": state}
     if silence is not None:
@@ -102,5 +132,5 @@ def change(workload: Any, *, state: str | None, silence: float | None = None, jo
 
 def clear() -> None:
     with create_session(scoped=False) as session:
-        for model in (TaskInstance, DagRun, DagModel, Callback):
+        for model in (TaskInstance, DagRun, DagModel, Callback, *OPTIONAL):
             session.execute(delete(model.__table__))

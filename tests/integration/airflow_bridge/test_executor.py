@@ -16,10 +16,12 @@ from tests.integration.airflow_bridge.rows import Database
 from tests.integration.airflow_bridge.scheduling import (
     FAILED,
     QUEUED,
+    break_store,
     job_id,
     let_time_pass,
     queue,
     stored,
+    stored_task,
     turn,
 )
 from tests.unit.airflow_bridge.builders import callback, task
@@ -147,6 +149,25 @@ def test_an_id_of_an_earlier_queueing_is_replaced(executor: EdgeControlExecutor,
     state, new_id = events[workload_key(workload)]
     assert state == QUEUED
     assert UUID(new_id) != earlier
+    turn(executor)
+    assert rows.job(database, UUID(new_id)).state == "queued"
+
+
+def test_an_id_of_an_earlier_queueing_is_replaced_though_the_first_answer_was_lost(
+    executor: EdgeControlExecutor, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = stored_task(executor)
+    rows.end(database, job_id(workload), state="success", outcome="deferred")
+    turn(executor)
+    turn(executor)
+    executor.queue_workload(workload, session=None)
+    with monkeypatch.context() as patch:
+        break_store(patch, executor, "enqueue", StoreAway("server closed the connection unexpectedly"))
+        turn(executor)
+    let_time_pass(executor)
+    state, new_id = turn(executor)[workload_key(workload)]
+    assert state == QUEUED
+    task_instances.change(workload, state="queued", job_id=new_id)
     turn(executor)
     assert rows.job(database, UUID(new_id)).state == "queued"
 

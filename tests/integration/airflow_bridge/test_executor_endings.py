@@ -165,7 +165,7 @@ def test_as_many_tokens_are_renewed_as_have_to_be(executor: EdgeControlExecutor,
             break
     else:
         pytest.fail("tokens were not renewed")
-    assert executor._ledger.due_for_renewal(now=time.monotonic() + executor._tokens.lifetime / 4, limit=1) == []
+    assert executor._ledger.due_for_renewal(now=time.monotonic() + executor._tokens.lifetime / 7, limit=1) == []
 
 
 def test_a_renewal_that_failed_is_made_up_for_at_once(
