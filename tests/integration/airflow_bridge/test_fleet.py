@@ -93,3 +93,14 @@ def test_a_backlog_is_counted_up_to_a_limit(store: Store, database: Database, mo
     rows.store_many(database, 500, dispatcher=uuid4(), state="success")
     monkeypatch.setattr(fleet, "MOST_COUNTED", 20)
     assert [(queue.name, queue.waiting) for queue in store.queues_now(team_name="")] == [("q", 20)]
+
+
+@pytest.mark.parametrize("statement", [fleet.WORKERS, fleet.QUEUES])
+def test_no_figure_is_read_out_of_history(store: Store, database: Database, statement: str) -> None:
+    for state in ("success", "queued"):
+        rows.store_many(database, 5000, dispatcher=DISPATCHER, state=state)
+    database.execute("VACUUM ANALYZE edgecontrol.job")
+    values = {"team_name": "", "most": fleet.MOST_COUNTED}
+    plan = "\n".join(row[0] for row in database.execute("EXPLAIN " + statement, values).fetchall())
+    assert "Seq Scan on job" not in plan
+    assert ("Index Only Scan using job_claimable" in plan) == (statement is fleet.QUEUES)
