@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn, Protocol
 
 from agent import errors
@@ -39,7 +39,10 @@ COMMANDS: dict[str, Command] = {
     "uninstall-service": uninstall_service,
     "version": version,
 }
+#: As argparse says it.
 UNKNOWN = "unrecognized arguments: "
+NO_COMMAND = "the following arguments are required: COMMAND"
+WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '?([^' ]*)'?")
 #: What somebody has put on the command line by mistake must not be printed as well.
 TOKEN = re.compile(r"\bece?_\w+_")
 
@@ -50,19 +53,33 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if TOKEN.search(message):
             message = "a token is never given on a command line, where others can read it: see --help"
+        elif message == NO_COMMAND:
+            message = f"which command? There are {', '.join(COMMANDS)}: see --help"
+        elif wrong := WRONG_COMMAND.match(message):
+            message = f"there is no command {wrong[1]}{nearest(wrong[1], COMMANDS)}"
         elif message.startswith(UNKNOWN):
             unknown = message.removeprefix(UNKNOWN).split(" ")[0].split("=")[0]
-            near = difflib.get_close_matches(unknown, self.flags(), n=1, cutoff=0.5)
-            message = f"{unknown} is not known" + (f": did you mean {near[0]}?" if near else ": see --help")
+            known = self.flags()
+            message = f"{unknown} is not known{nearest(unknown, known)}"
+            if unknown in known:
+                message = f"{unknown} is a flag of {', '.join(known[unknown])}, not of this command: see --help"
         print(f"edge-agent: {message}", file=sys.stderr)  # noqa: T201
         raise SystemExit(errors.BadConfig.exit_code)
 
-    def flags(self) -> list[str]:
-        known = [flag for action in self._actions for flag in action.option_strings]
+    def flags(self) -> dict[str, list[str]]:
+        """Every flag, and the commands that have it."""
+        known: dict[str, list[str]] = {}
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                known += [flag for parser in action.choices.values() for flag in parser.flags()]
+                for command, parser in action.choices.items():
+                    for flag in parser._option_string_actions:
+                        known.setdefault(flag, []).append(command)
         return known
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f": did you mean {near[0]}?" if near else ": see --help"
 
 
 def exit_codes() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.errors import BadConfig, WrongUrl
+from agent.errors import BadConfig, NotEnrolled, WrongUrl
 from agent.tokens import HOW_TO_ENROL, enrolment_token, worker_token
 from agent.values import PREFIX, Room, environment, file, function, names, one_of, port, positive, room, seconds, text
 
@@ -163,7 +163,7 @@ def load(*, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path | N
     """
     merged, state_dir = gather(flags=flags, environ=environ, home=home)
     if "url" not in merged and not merged.keys() & {"token", "token_file"}:
-        raise BadConfig(
+        raise NotEnrolled(
             f"this machine is not enrolled (as far as {state_dir} tells): run {HOW_TO_ENROL} first, or give --url and "
             "the --token-file that `manage.py create_worker_token NAME` wrote on the control plane"
         )

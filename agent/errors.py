@@ -20,6 +20,10 @@ class BadConfig(AgentError):
     summary = "a setting is missing, unknown or wrong"
 
 
+class NotEnrolled(BadConfig):
+    """The same to whoever starts the agent; a service is told whose enrolment is missing."""
+
+
 class WrongUrl(AgentError):
     exit_code = 3
     summary = "the URL does not lead to an EdgeControl control plane"

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.errors import BadStateDir
 from agent.files import write
-from agent.runner_link import SOURCE, RunnerAway, no_airflow, why_not_started
+from agent.runner_link import SOURCE, RunnerAway, no_airflow, not_started
 from agent.runner_sockets import runner_folder
 from agent.task_kinds import TaskKind
 
@@ -62,7 +62,7 @@ class FreshRunner:
             answer = subprocess.run(command, **how, **self._kind.how_to_start())
             self.airflow_version = str(json.loads(answer.stdout)["airflow_version"])[:50]
         except OSError as error:
-            raise no_airflow(self._python, why_not_started(error, kind=self._kind)) from None
+            raise not_started(error, kind=self._kind) from None
         except (subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
             raise no_airflow(self._python, str(error)) from None
         if not self.airflow_version:

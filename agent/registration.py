@@ -91,7 +91,7 @@ def why_not(error: ApiError, *, url: str, name: str | None, known: bool) -> Agen
     if error.status is not None and not is_repeatable(error.status):
         return WrongUrl(
             f"{url} answers, but is not an EdgeControl control plane ({error.status}): check --url, "
-            "which is the address without /api/v1/edge"
+            "which is the address without /api/v1/edge or /admin"
         )
     return None
 

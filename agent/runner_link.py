@@ -74,14 +74,18 @@ class RunnerAway(Exception):
 def no_airflow(task_python: str, why: str) -> NoAirflow:
     """The error for an interpreter that cannot run tasks, with the way out."""
     return NoAirflow(
-        f"the task interpreter {task_python} cannot run Airflow tasks: {why}. Install apache-airflow into it "
-        f"(`pip install 'edgecontrol[agent]' '{AIRFLOW}'`), or name another one with --task-python"
+        f"the task interpreter {task_python} cannot run Airflow tasks: {why}. Install Airflow into it "
+        f"(`{task_python} -m pip install '{AIRFLOW}'`), or name another one with --task-python"
     )
 
 
-def why_not_started(error: OSError, *, kind: TaskKind) -> str:
+def not_started(error: OSError, *, kind: TaskKind) -> NoAirflow:
+    """The error for an interpreter that is not there, or may not be started by the user of its tasks."""
     whose = f" by {kind.account.name}" if kind.account is not None else ""
-    return f"it cannot be started{whose} ({error.strerror or error})"
+    return NoAirflow(
+        f"the task interpreter {kind.python} cannot be started{whose} ({error.strerror or error}): name another one "
+        "with --task-python"
+    )
 
 
 class ForkRunner:
@@ -259,7 +263,7 @@ class ForkRunner:
                     **self._kind.how_to_start(),
                 )
             except OSError as error:
-                raise no_airflow(self._python, why_not_started(error, kind=self._kind)) from None
+                raise not_started(error, kind=self._kind) from None
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
             connection = connect_to(self.socket_path, uid=self._uid)

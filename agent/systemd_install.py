@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import agent
 from agent import config, launch
 from agent.config import Config
-from agent.errors import BadConfig, NoService
+from agent.errors import BadConfig, NoService, NotEnrolled
 from agent.systemd_unit import MARK, Service, text, variables_text
 from agent.transport import PROXY_VARIABLES
 
@@ -62,7 +62,11 @@ def service_of(flags: Mapping[str, Any], *, environ: Mapping[str, str]) -> Servi
     given = {key: str(paths[key]) for key in ("config", "state_dir") if paths[key] is not None}
     variables = variables_in(paths["environment_file"])
     home = Path(environ.get("HOME") or account.home) if flags["user"] else account.home
-    settings = config.load(flags=given, environ=variables, home=home)
+    try:
+        settings = config.load(flags=given, environ=variables, home=home)
+    except NotEnrolled:
+        place = config.find_state_dir(flags=given, environ=variables, home=home)
+        raise BadConfig(not_enrolled(place, account)) from None
     check_owner(settings.state_dir, account)
     check_task_users(settings, account)
     # Said in the unit wherever it comes from: a service may have another home than a login.
@@ -81,6 +85,15 @@ def service_of(flags: Mapping[str, Any], *, environ: Mapping[str, str]) -> Servi
         working_directory=working_directory(),
         may_gain_privileges=flags["allow_sudo"],
         folder=folder,
+    )
+
+
+def not_enrolled(place: Path, account: Account) -> str:
+    """What to do where the user of the service has no enrolment of its own."""
+    whose = "" if account.uid == os.geteuid() else f"sudo -Hu {account.name} "
+    return (
+        f"{account.name}, as whom the agent is to run, has not enrolled this machine (as far as {place} tells): give "
+        f"`{whose}{launch.MODULE} enrol --url https://...` first, or name the place of its enrolment with --state-dir"
     )
 
 

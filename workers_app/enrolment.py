@@ -75,7 +75,8 @@ def create(
     worker = Worker.objects.filter(name=name).first()
     if worker and not replace:
         raise registry.NameTaken(
-            f"A worker named {name!r} exists already; choose another name, or say that its machine was set up anew."
+            f"A worker named {name!r} exists already; choose another name, or say that its machine was set up anew "
+            "(replace)."
         )
     if worker and (allowed_queues is not None or team_name):
         raise KeepsItsOwn

@@ -57,7 +57,7 @@ def run(flags: dict[str, Any]) -> None:
             time.sleep(LOOK_SECONDS)
             known = look(place)
         if known["pid"] is not None or wanted == MAINTENANCE:
-            print("no job runs" if wanted == MAINTENANCE else "it takes jobs")  # noqa: T201
+            print("no job runs" if wanted == MAINTENANCE else takes(known))  # noqa: T201
 
 
 def comment_of(given: str | None) -> str:
@@ -111,12 +111,17 @@ def sentence(known: Known) -> str:
         MAINTENANCE: f"maintenance: no new jobs, {jobs(running)} still to end"
         if running
         else "maintenance: no job runs",
-        ACTIVE: "active: it takes jobs",
+        ACTIVE: "active" if known["wish_untold"] else f"active: {takes(known)}",
     }.get(known["requested"], f"{known['requested']} is wanted{whose(known)}, which maintenance does not change")
     if not known["wish_untold"]:
         return holds
     why = f" ({known['not_working']})" if known["not_working"] else ""
     return f"{holds}; the control plane has not heard it yet{why}, and will as soon as it answers"
+
+
+def takes(known: Known) -> str:
+    """Whether it takes jobs, which something else than maintenance may keep it from."""
+    return f"it takes no jobs yet: {known['not_working']}" if known["not_working"] else "it takes jobs"
 
 
 def is_reached(known: Known, wanted: str) -> bool:

@@ -36,7 +36,14 @@ CHECKS: tuple[tuple[str, str, Check], ...] = (
     ("providers", "looks", task_interpreter.providers),
     ("timeouts", "looks", task_interpreter.timeouts),
 )
-#: What is missing when an earlier check could not be done.
+#: What each need itself rests on, the first thing first, and how it is said that it is missing.
+NEEDS = {
+    "": (),
+    "config": ("config",),
+    "health": ("config", "health"),
+    "me": ("config", "health", "me"),
+    "looks": ("config", "looks"),
+}
 WITHOUT = {
     "config": "the settings cannot be used",
     "health": "the control plane does not answer",
@@ -49,9 +56,10 @@ def examine(examination: Examination) -> Iterator[Finding]:
     """Every finding, as soon as it is there. A check that fails by itself is a finding too, and ends no other."""
     found: set[str] = set()
     for name, need, check in CHECKS:
-        if need and not getattr(examination, need):
+        missing = next((need for need in NEEDS[need] if not getattr(examination, need)), None)
+        if missing is not None:
             if name not in found:
-                yield Finding(name, State.SKIPPED, f"not looked at: {WITHOUT[need]}")
+                yield Finding(name, State.SKIPPED, f"not looked at: {WITHOUT[missing]}")
             continue
         try:
             for finding in check(examination):

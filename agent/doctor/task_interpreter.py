@@ -21,7 +21,7 @@ from agent.transport import task_variables
 
 #: Importing Airflow from a cold, slow disk.
 LOOK_SECONDS = 120.0
-HOW_TO_INSTALL = f"install it there (`pip install '{AIRFLOW}'`), or name another interpreter"
+HOW_TO_INSTALL = f"install Airflow there (`python -m pip install '{AIRFLOW}'`), or name another interpreter"
 
 
 def interpreters(examination: Examination) -> Iterator[Finding]:

@@ -108,7 +108,9 @@ def test_a_running_agent_goes_on(plane: ControlPlane, start_agent: Start, examin
 def test_settings_that_are_wrong(examine: Examine) -> None:
     report = examine(EDGE_AGENT_CONCURENCY="3")
     assert_failed(report, "settings", says="did you mean EDGE_AGENT_CONCURRENCY?")
-    assert report.line("token").startswith("skipped ")
+    for check in ("token", "clock", "queues", "dags"):
+        assert report.line(check).startswith("skipped ")
+        assert "the settings cannot be used" in report.line(check)
 
 
 def test_a_machine_that_is_not_enrolled(examine: Examine) -> None:

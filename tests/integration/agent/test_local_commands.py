@@ -326,6 +326,9 @@ def test_each_of_two_agents_is_asked_by_its_state_directory(
         (["maintenance", "perhaps"], BadConfig.exit_code, "invalid choice: 'perhaps'"),
         (["maintenance", "on", "--comments", "x" * 1001], BadConfig.exit_code, "--comments has more than 1000"),
         (["status", "--jsn"], BadConfig.exit_code, "--jsn is not known: did you mean --json?"),
+        (["stop", "--queues", "a"], BadConfig.exit_code, "--queues is a flag of run, doctor, not of this command"),
+        (["statsu"], BadConfig.exit_code, "there is no command statsu: did you mean status?"),
+        ([], BadConfig.exit_code, "which command? There are enrol, run, status,"),
         (["stop", "--config", "missing.toml"], BadConfig.exit_code, "cannot read the settings file missing.toml"),
     ],
 )

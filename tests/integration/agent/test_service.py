@@ -205,7 +205,8 @@ def test_nothing_is_written_for_an_agent_that_could_not_start(
 def test_a_machine_that_is_not_enrolled_gets_no_service_whatever_the_shell_has(machine: Machine) -> None:
     answer = machine.command("install-service", "--user")
     assert answer.returncode == 2
-    assert "enrol" in answer.stderr
+    assert "as whom the agent is to run, has not enrolled this machine" in answer.stderr
+    assert "agent enrol --url" in answer.stderr
 
 
 def test_settings_may_be_in_the_services_own_environment(machine: Machine) -> None:
