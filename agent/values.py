@@ -51,12 +51,17 @@ def names(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 
-def positive(value: Any) -> int:
+def whole(value: Any) -> int | None:
+    """The whole number that it is, or is written as; None for everything else, True and False too."""
     try:
-        number = int(str(value))
+        return None if isinstance(value, bool) else int(str(value))
     except ValueError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
+        return None
+
+
+def positive(value: Any) -> int:
+    number = whole(value)
+    if number is None or number < 1:
         raise ValueError("must be a whole number from 1")
     return number
 
@@ -72,11 +77,8 @@ def seconds(value: Any) -> float:
 
 
 def port(value: Any) -> int:
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 65535 or isinstance(value, bool):
+    number = whole(value)
+    if number is None or not 0 <= number <= 65535:
         raise ValueError("must be a port, or 0 for none")
     return number
 
