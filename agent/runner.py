@@ -307,6 +307,8 @@ def kind_of_call(method: str, url: str) -> str:
     parts = url.strip("/").split("/")
     if len(parts) >= 3 and parts[-3] == "task-instances":
         return {"run": "start", "state": "state", "heartbeat": "heartbeat"}.get(parts[-1], "other")
+    if method == "PATCH" and len(parts) >= 2 and parts[-2] == "connection-tests":
+        return "state"
     return "other"
 
 
@@ -807,8 +809,8 @@ def supervise(directory: Path) -> int:
         delivery.asked = job["kind"] != "ExecuteTask"  # the start of these is no call
         exit_code = run_workload(workload=workload, client=client)
         note_imports(directory, since=newest)
-        if job["kind"] != "ExecuteTask" and exit_code == 0:
-            delivery.accepted = "success"  # these have no final state at Airflow; the executor tells it
+        if job["kind"] == "ExecuteCallback" and exit_code == 0:
+            delivery.accepted = "success"  # it has no final state at Airflow; the executor tells it
     except BaseException as error:
         failure = error
         traceback.print_exc()

@@ -164,6 +164,7 @@ def test_a_callback_that_raises_has_failed_and_its_log_says_why(site: Site) -> N
 def test_a_connection_is_tested_here(site: Site, tmp_path: Path, there: bool) -> None:
     path = tmp_path if there else tmp_path / "gone"
     test_id, directory = site.test_connection(conn_type="fs", extra=json.dumps({"path": str(path)}))
-    assert site.runner.result(directory)["state"] == "success", (directory / "output").read_text()
-    assert site.api.results[test_id]["state"] == ("success" if there else "failed")
+    state = "success" if there else "failed"
+    assert site.runner.result(directory)["airflow_outcome"] == state, (directory / "output").read_text()
+    assert (site.runner.result(directory)["state"], site.api.results[test_id]["state"]) == (state, state)
     assert str(path) in site.api.results[test_id]["result_message"]
