@@ -108,6 +108,6 @@ def edgecontrols(state: str, airflow_outcome: str, reason: str) -> str:
     """What a job's end means for Airflow, in Airflow's words."""
     if airflow_outcome:
         return airflow_outcome
-    if state in ("revoked", "refused") and "Airflow" in reason:
+    if state == "refused" or reason.startswith("Airflow withdrew it"):
         return WITHDRAWN
     return "failed" if state in ("failed", "lost", "revoked") else state
