@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,9 +31,9 @@ from deploy.demo.database import addresses
 from deploy.demo.environments import ADMIN, CHECKOUT, Environments, airflow_variables, free_port
 from deploy.demo.parts import Part, answers, bring_up, program
 from deploy.demo.processes import Child, PartFailed, Processes
+from deploy.edge3_environment import edge3_python
 
 DAGS = Path(__file__).resolve().parent / "dags"
-EDGE3_ENVIRONMENT = CHECKOUT / ".bench" / "edge3"
 QUEUE = "bench"
 WORKER = "bench-1"
 START_SECONDS = 240.0
@@ -42,20 +41,6 @@ START_SECONDS = 240.0
 WARM_UP = 8
 #: As Airflow's api-server logs each request it has answered.
 _ACCESS = re.compile(r"^(\S+) .*\[http\.access\].* method=(\w+) path=(\S+)")
-
-
-def edge3_python() -> str:
-    """The interpreter of the environment with edge3, made when it is missing."""
-    python = EDGE3_ENVIRONMENT / "bin" / "python"
-    if not (EDGE3_ENVIRONMENT / "ready").exists():
-        say(f"installing apache-airflow-providers-edge3 into {EDGE3_ENVIRONMENT.relative_to(CHECKOUT)}")
-        uv = str(Path(sys.executable).parent / "uv")
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, EDGE3_ENVIRONMENT], check=True)
-        wanted = ("apache-airflow", "apache-airflow-providers-edge3", "psycopg[binary]")
-        pins = ("--constraint", str(CHECKOUT / "requirements.txt"))
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *pins, *wanted], check=True)
-        (EDGE3_ENVIRONMENT / "ready").touch()
-    return str(python)
 
 
 @dataclass(frozen=True)
