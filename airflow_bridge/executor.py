@@ -5,24 +5,22 @@ No SQL stands here, and no exception of ours leaves it: the scheduler's loop has
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
-from airflow.configuration import conf as airflow_conf
 from airflow.executors.base_executor import BaseExecutor
 from airflow.executors.workloads.base import BaseWorkloadSchema
 from airflow.models.callback import CallbackKey
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import CallbackState, TaskInstanceState
 
-from airflow_bridge import config, outbox, queueing
+from airflow_bridge import config, queueing
 from airflow_bridge.adoption import Adoption
-from airflow_bridge.airflow_features import CONNECTION_TESTS, workload_key
+from airflow_bridge.airflow_features import CONNECTION_TESTS
+from airflow_bridge.buffer import Buffer
 from airflow_bridge.containment import contained, nothing
-from airflow_bridge.database import StoreAway
 from airflow_bridge.endings import Ending, Endings
 from airflow_bridge.fleet_metrics import FleetMeters
 from airflow_bridge.ledger import Ledger, OpenJob
@@ -31,13 +29,13 @@ from airflow_bridge.reconciliation import Reconciliation
 from airflow_bridge.states import FINAL, JobState
 from airflow_bridge.store import NewJob, Store
 from airflow_bridge.stranded import Stranded
-from airflow_bridge.task_instances import look_up, workloads_of
+from airflow_bridge.task_instances import workloads_of
 from airflow_bridge.tokens import Tokens
 from airflow_bridge.turns import Turns
 from airflow_bridge.verdict import Verdict
 
-#: Rows in one statement.
-BATCH = 500
+#: Of so many jobs that came back in one second it is said why; of more than that at once the fleet's log tells.
+RELEASED_LIMIT = 500
 #: What one turn of the scheduler's loop may spend here. No statement is begun beyond, but for one of each kind: jobs
 #: that are written, endings that are told, and one step of the watch. The rest has its turn in the next one.
 TURN_SECONDS = 3
@@ -71,20 +69,17 @@ class EdgeControlExecutor(BaseExecutor):
         self._endings = Endings(self._store, self._ledger, patience=self.config.outage_patience)
         self.running: set[Any] = set()
         self.queued_connection_tests: dict[Any, Any] = {}  # Airflow has it since 3.3
-        self._buffered_at: dict[Any, float] = {}
-        #: Buffered ones whose INSERT may have had its effect, by id.
-        self._tried: set[UUID] = set()
-        #: Buffered ones that could not be stored while others could: each is a step of its own.
-        self._set_apart: set[Any] = set()
-        self._batch = BATCH
         #: What workers have, with the attempts.
         self._held: dict[UUID, int] = {}
         self._event_logs: list[Any] = []
         self._to_revoke: set[UUID] = set()
         #: Jobs that nobody can go on with, with their task instances.
         self._nobodys: dict[UUID, UUID] = {}
-        self._turns = Turns(self._store, log=self.log, kept=lambda: len(self._buffered_at))
+        self._turns = Turns(self._store, log=self.log, kept=lambda: len(self._buffer))
         self._tokens = Tokens(self._store, self._ledger, mint=self._mint)
+        self._buffer = Buffer(
+            self, self._store, self._turns, self._tokens, stored=self._note_stored, refused=self._note_refused
+        )
         self._adoption = Adoption(
             self._store,
             self._ledger,
@@ -144,7 +139,7 @@ class EdgeControlExecutor(BaseExecutor):
     def queue_workload(self, workload: Any, session: Any) -> None:
         """Only buffer: this runs inside the scheduler's critical section."""
         super().queue_workload(workload, session)
-        self._buffered_at[workload_key(workload)] = time.monotonic()
+        self._buffer.add(workload)
 
     def trigger_tasks(self, open_slots: int) -> None:
         """Write all that is buffered, whatever the slots: jobs that wait for a worker occupy none."""
@@ -157,19 +152,7 @@ class EdgeControlExecutor(BaseExecutor):
 
     @contained(otherwise=nothing)
     def _process_workloads(self, workload_items: Sequence[Any]) -> None:
-        batches = outbox.batches(
-            [w for w in workload_items if workload_key(w) not in self._set_apart], size=self._batch
-        )
-        may_try = self._turns.outage.may_try
-        batches += [[w] for w in workload_items if (key := workload_key(w)) in self._set_apart and may_try(key)]
-        for number, batch in enumerate(batches):
-            if number and not self._turns.time_is_left():
-                return
-            with self._turns.reaching_store("store new jobs") as reachable:
-                if not reachable:
-                    return
-                if jobs := [job for workload in batch if (job := self._job_of(workload))]:
-                    self._write(jobs)
+        self._buffer.write(workload_items)
 
     @contained(otherwise=nothing)
     def sync(self) -> None:
@@ -220,7 +203,7 @@ class EdgeControlExecutor(BaseExecutor):
     def end(self) -> None:
         """The scheduler ends: write what is buffered, leave the rest to the next one. Work goes on at the edge."""
         self._turns.begin(seconds=END_SECONDS)
-        self._drop_rolled_back()
+        self._buffer.drop_rolled_back()
         self.trigger_tasks(0)
         self.trigger_connection_tests()
         with self._turns.reaching_store("note what Airflow knows") as reachable:
@@ -265,14 +248,14 @@ class EdgeControlExecutor(BaseExecutor):
         super().fail_connection_test(key)
         self._give_up(key)
         if job_id := queueing.parse_id(key):
-            self._unbuffer(key, job_id=job_id)
+            self._buffer.drop(key, job_id=job_id)
             self._to_revoke.add(job_id)
 
     def knows_of(self, key: Any, job_id: UUID | None) -> bool:
         """True while this work is buffered, stored, or ended and not yet told."""
         return (
             key in self._ledger
-            or key in self._buffered_at
+            or key in self._buffer
             or job_id in self._adoption.hand_over
             or job_id in self._nobodys
             or (job_id is not None and (self._ledger.get(job_id) is not None or self._endings.knows_of(job_id)))
@@ -286,65 +269,14 @@ class EdgeControlExecutor(BaseExecutor):
 
     # Into the table.
 
-    def _job_of(self, workload: Any) -> NewJob | None:
-        """The row to write; None when there can be none, and then the workload has been failed."""
-        try:
-            waited = time.monotonic() - self._buffered_at.get(workload_key(workload), float("-inf"))
-            return queueing.job_of(
-                workload,
-                token_seconds=self._tokens.left(age=waited),
-                job_id=queueing.assigned_id(workload) or self._assign_id(workload),
-                dispatcher=self.dispatcher,
-                team_name=self.team_name or "",
-                default_queue=self._default_queue,
-            )
-        except Exception as error:
-            self.log.exception("EdgeControl: cannot make a job of %s", workload_key(workload))
-            self._unbuffer(workload_key(workload))
-            self.fail(workload_key(workload), f"EdgeControl could not make a job of it: {error}")
-            return None
+    def _note_stored(self, job: NewJob) -> None:
+        # What was buffered for long has an old token.
+        renew_in = self._tokens.renew_in(left=job.token_seconds or 0)
+        open_job = OpenJob(id=job.id, key=queueing.key_of(job), airflow_id=job.airflow_id, queue=job.queue)
+        self._ledger.add(open_job, renew_at=time.monotonic() + renew_in)
+        self._adoption.note_stored(job)
 
-    def _assign_id(self, workload: Any) -> UUID:
-        """Give the queueing an id where Airflow gave none, and let Airflow store it."""
-        job_id = uuid4()
-        workload.ti.external_executor_id = str(job_id)
-        self.change_state(workload_key(workload), TaskInstanceState.QUEUED, str(job_id), remove_running=False)
-        return job_id
-
-    def _write(self, jobs: Sequence[NewJob]) -> None:
-        result = outbox.Result()
-        try:
-            outbox.write(self._store, jobs, tried=self._tried, time_is_left=self._turns.time_is_left, result=result)
-            self._batch = max(1, len(jobs) // 2) if result.unfinished else min(2 * self._batch, BATCH)
-        except StoreAway:
-            # It may be too large for the way there.
-            self._batch = max(1, len(jobs) // 2)
-            raise
-        finally:
-            for job in result.stored:
-                key = queueing.key_of(job)
-                self._unbuffer(key, job_id=job.id)
-                # What was buffered for long has an old token.
-                renew_in = self._tokens.renew_in(left=job.token_seconds or 0)
-                self._ledger.add(
-                    OpenJob(id=job.id, key=key, airflow_id=job.airflow_id, queue=job.queue),
-                    renew_at=time.monotonic() + renew_in,
-                )
-                self._adoption.note_stored(job)
-            for job in result.id_taken:
-                self._assign_id(self.queued_tasks[queueing.key_of(job)])
-            for job, reason in result.refused:
-                self._isolate(job, reason)
-            for job, reason in result.stuck:
-                key = queueing.key_of(job)
-                self._set_apart.add(key)
-                if self._turns.outage.failed(key, alone=True):
-                    self.log.error("EdgeControl: the job of %s cannot be stored now: %s", key, reason)
-
-    def _isolate(self, job: NewJob, reason: str) -> None:
-        key = queueing.key_of(job)
-        self.log.error("EdgeControl: PostgreSQL refuses the job of %s: %s", key, reason)
-        self._unbuffer(key, job_id=job.id)
+    def _note_refused(self, job: NewJob, reason: str) -> None:
         self._endings.add(
             job_id=job.id,
             kind=job.kind,
@@ -352,28 +284,6 @@ class EdgeControlExecutor(BaseExecutor):
             state=JobState.FAILED,
             reason=f"EdgeControl could not store it: {reason}",
         )
-
-    def _unbuffer(self, key: Any, *, job_id: UUID | None = None) -> None:
-        for buffer in (self.queued_tasks, self.queued_callbacks, self.queued_connection_tests, self._buffered_at):
-            buffer.pop(key, None)
-        if key in self._set_apart:
-            self._set_apart.remove(key)
-            self._turns.outage.forget(key)
-        if job_id:
-            self._tried.discard(job_id)
-
-    def _drop_rolled_back(self) -> None:
-        """Forget what was queued in a transaction that never was committed: a signal ends a scheduler anywhere."""
-        waiting = list(self.queued_tasks.values())
-        now = look_up({workload.ti.id for workload in waiting})
-        for workload in waiting:
-            found = now.get(workload.ti.id)
-            if (
-                found is None
-                or found.state != TaskInstanceState.QUEUED
-                or found.job_id != queueing.assigned_id(workload)
-            ):
-                self._unbuffer(workload_key(workload))
 
     # Out of the table.
 
@@ -399,7 +309,7 @@ class EdgeControlExecutor(BaseExecutor):
             self.log_task_event(event=f"edgecontrol {event}", extra=reason, ti_key=key)
 
     def _send_metrics(self) -> None:
-        self._meters.send(buffered=len(self._buffered_at), away=self._turns.outage.lasts)
+        self._meters.send(buffered=len(self._buffer), away=self._turns.outage.lasts)
 
     def _look_at_fleet(self) -> None:
         self._fleet_meters.look(job_id=self.job_id)
@@ -428,7 +338,7 @@ class EdgeControlExecutor(BaseExecutor):
     def _note_released(self, before: Mapping[UUID, int]) -> None:
         """Tell people of what workers had and have no more, or in another attempt, and that has not ended."""
         gone = [job_id for job_id, attempt in before.items() if self._held.get(job_id) != attempt]
-        open_ones = [job for job_id in gone[:BATCH] if (job := self._ledger.get(job_id))]
+        open_ones = [job for job_id in gone[:RELEASED_LIMIT] if (job := self._ledger.get(job_id))]
         standings = self._store.standing([job.id for job in open_ones]) if open_ones else []
         released = {s.id: s for s in standings if s.state not in FINAL and s.dispatcher == self.dispatcher}
         for job in open_ones:
@@ -466,11 +376,7 @@ class EdgeControlExecutor(BaseExecutor):
 
     def _queue_again(self, workload: Any, job_id: UUID) -> None:
         self.queue_workload(workload, session=None)
-        self._tried.add(job_id)
-
-    @functools.cached_property
-    def _default_queue(self) -> str:
-        return str(airflow_conf.get("operators", "default_queue"))
+        self._buffer.tried.add(job_id)
 
     def _mint(self, airflow_id: UUID) -> str:
         return BaseWorkloadSchema.generate_token(str(airflow_id), generator=self.jwt_generator)

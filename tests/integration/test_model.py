@@ -69,11 +69,11 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.world = World(self.connections)
         airflow, bridge = self.world.airflow, "airflow_bridge.executor"
-        for part in ("adoption", "executor", "reconciliation", "stranded", "tokens", "turns"):
+        for part in ("adoption", "buffer", "executor", "reconciliation", "stranded", "tokens", "turns"):
             clock = SimpleNamespace(monotonic=self.world.clock.monotonic)
             self.monkeypatch.setattr(f"airflow_bridge.{part}.time", clock)
         self.monkeypatch.setattr(f"{bridge}.workloads_of", airflow.workloads_of)
-        self.monkeypatch.setattr(f"{bridge}.look_up", airflow.look_up)
+        self.monkeypatch.setattr("airflow_bridge.buffer.look_up", airflow.look_up)
         for name in ("queued_by", "give_back"):
             self.monkeypatch.setattr(f"airflow_bridge.task_instances.{name}", getattr(airflow, name))
         self.monkeypatch.setattr("airflow_bridge.other_work.queued_callbacks", lambda **limits: [])

@@ -123,7 +123,7 @@ def test_a_commit_that_was_not_answered_is_repeated_without_harm(
     assert turn(executor) == {}
     assert not executor.queued_tasks
     assert stored(database) == {job_id(workload)}
-    assert not executor._tried
+    assert not executor._buffer.tried
 
 
 def test_a_queueing_without_id_gets_one_that_airflow_is_told(executor: EdgeControlExecutor, database: Database) -> None:

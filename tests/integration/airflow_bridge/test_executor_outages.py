@@ -116,8 +116,8 @@ def test_one_turn_of_a_slow_database_is_a_few_statements_and_the_rest_comes_next
     executor: EdgeControlExecutor, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_bridge.executor.TURN_SECONDS", 0)
-    monkeypatch.setattr("airflow_bridge.executor.BATCH", 2)
-    executor._batch = 2
+    monkeypatch.setattr("airflow_bridge.buffer.BATCH", 2)
+    executor._buffer.batch = 2
     workloads = [task(map_index=number) for number in range(6)]
     queue(executor, *workloads)
     executor._to_revoke.add(uuid4())

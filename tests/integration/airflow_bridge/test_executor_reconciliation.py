@@ -106,7 +106,7 @@ def test_what_is_somebodys_is_left_alone(in_scheduler: EdgeControlExecutor, data
     else:
         task_instances.add(workload)
     if whose == "buffered":
-        in_scheduler._set_apart.add(workload_key(workload))
+        in_scheduler._buffer.set_apart.add(workload_key(workload))
         in_scheduler._turns.outage.failed(workload_key(workload), alone=True)
         in_scheduler.queue_workload(workload, session=None)
     if whose == "ended":
@@ -292,7 +292,7 @@ def test_a_queued_callback_without_a_job_is_put_back_after_a_minute(
     for workload in (lost, buffered):
         task_instances.add_callback(workload)
     task_instances.add_callback(locals_, executor="LocalExecutor")
-    in_scheduler._set_apart.add(workload_key(buffered))
+    in_scheduler._buffer.set_apart.add(workload_key(buffered))
     in_scheduler._turns.outage.failed(workload_key(buffered), alone=True)
     in_scheduler.queue_workload(buffered, session=None)
     in_scheduler._stranded.next_callbacks = float("-inf")
