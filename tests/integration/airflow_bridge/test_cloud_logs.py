@@ -141,11 +141,12 @@ def test_lines_that_both_have_are_shown_once(
     make_logs: Callable[..., EdgeControlLogs], cloud: Older, database: Database, job: UUID
 ) -> None:
     cloud.kept = {PATH: "hello\n"}
-    rows.add_log(database, job, b"hello\n")
+    rows.add_log(database, job, b"hello\nand what came after the upload\n")
     logs = make_logs(cloud)
-    assert lines(logs) == ["hello"]
+    assert lines(logs) == ["hello", "and what came after the upload"]
     rows.end(database, job, state="success")
-    assert lines(logs) == ["hello"]
+    assert lines(logs) == ["hello", "and what came after the upload"]
+    assert not [source for source in logs.stream(PATH, TI)[0] if source.startswith("cloud:")]
 
 
 def test_while_a_job_waits_or_runs_the_cloud_is_not_asked(
