@@ -22,7 +22,7 @@ OVERDUE_SECONDS = 60
 #: So long after a waiting job's token has run out its dispatcher is gone, since a living one renews it in time.
 ABANDONED_SECONDS = 60
 #: Waiting jobs that are looked at in one statement, once a second until all have been.
-ABANDONED_LIMIT = 1000
+ABANDONED_LIMIT = 200
 
 
 class Adoption:

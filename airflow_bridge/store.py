@@ -234,8 +234,8 @@ WITH slice AS (
     RETURNING job.id, kind, airflow_id, dag_id, task_id, run_id, map_index, try_number, state, airflow_outcome, reason,
         queue, attempt, process_gone
 )
-SELECT slice.queued_at, slice.id AS slice_id, adopted.* FROM slice LEFT JOIN adopted USING (id)
-ORDER BY slice.queued_at, slice.id
+SELECT last.queued_at, last.id AS last_id, (SELECT count(*) FROM slice) AS looked_at, adopted.*
+FROM (SELECT queued_at, id FROM slice ORDER BY queued_at, id LIMIT 1) AS last LEFT JOIN adopted ON true
 """
 
 _EXPIRE = """
@@ -414,7 +414,8 @@ class Store:
         )
         names = [field.name for field in fields(JobRow)]
         adopted = [JobRow(**{name: getattr(row, name) for name in names}) for row in rows if row.kind]
-        return adopted, ((rows[0].queued_at, rows[0].slice_id) if len(rows) == limit else None)
+        more = bool(rows) and rows[0].looked_at == limit
+        return adopted, ((rows[0].queued_at, rows[0].last_id) if more else None)
 
     def expire(self, ids: Sequence[UUID], *, limit_seconds: int) -> dict[UUID, str]:
         """Fail those of the jobs that have waited longer than the limit; return why nobody took each."""

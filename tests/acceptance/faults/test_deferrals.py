@@ -101,7 +101,8 @@ def test_an_unanswered_commit_neither_doubles_nor_loses_a_job(
                 site.until(lambda: pipe.lost)
                 assert len(site.rows("SELECT 1 FROM edgecontrol.job WHERE id = ANY(%s)", ids)) == 8
             if kind != "answer lost":
-                again = [job for workload in executor.queued_tasks.values() if (job := executor._buffer.job_of(workload))]
+                waiting = executor.queued_tasks.values()
+                again = [job for workload in waiting if (job := executor._buffer.job_of(workload))]
                 assert other.enqueue(again) == (set(ids) if kind == "statement late" else set())
             if kind == "statement late":  # it arrives when its jobs have ended
                 site.until(lambda: not site.airflow.unfinished())
