@@ -196,6 +196,26 @@ def test_a_queue_that_has_become_empty_is_shown_as_empty(
     assert heard["edgecontrol.jobs.revoked.gpu"] == ["1|c"]
 
 
+def test_a_hand_out_that_came_back_is_counted_and_started_once(
+    scheduler: Callable[..., EdgeControlExecutor], statsd: Statsd, database: Database, worker: int
+) -> None:
+    executor, workload = scheduler(), task()
+    queue(executor, workload)
+    turn(executor)
+    for _ in range(2):
+        rows.hold(database, job_id(workload), worker=worker)
+        turn(executor)
+        database.execute(
+            "UPDATE edgecontrol.job SET state = 'queued', worker_id = NULL, reason = 'the start did not reach Airflow'"
+        )
+        turn(executor)
+        turn(executor)
+    heard = statsd.heard()
+    assert sum(int(value.partition("|")[0]) for value in heard["edgecontrol.jobs.released.default"]) == 2
+    assert heard["edge_worker.ti.start.default.etl.extract"] == ["1|c"]
+    assert "edge_worker.ti.finish.default.failed.etl.extract" not in heard
+
+
 def test_a_table_that_is_away_is_told_by_every_scheduler(
     scheduler: Callable[..., EdgeControlExecutor], statsd: Statsd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
