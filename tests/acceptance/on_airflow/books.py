@@ -22,7 +22,11 @@ _CALLBACKS: LiteralString = (
     "SELECT c.id, c.state FROM callback c JOIN deadline d ON d.callback_id = c.id JOIN dag_run r ON r.id = d.dagrun_id"
     " WHERE r.run_id = ANY(%s)"
 )
-_TESTS: LiteralString = "SELECT id, state FROM connection_test_request WHERE token = ANY(%s)"
+#: One that nobody took in time Airflow calls failed too.
+_TESTS: LiteralString = (
+    "SELECT id, CASE WHEN position('never started' IN coalesce(result_message, '')) > 0 THEN '' ELSE state END"
+    " FROM connection_test_request WHERE token = ANY(%s)"
+)
 _JOBS_OF_THEM: LiteralString = (
     "SELECT airflow_id, state, airflow_outcome, reason FROM edgecontrol.job WHERE airflow_id = ANY(%s)"
 )
@@ -108,6 +112,6 @@ def edgecontrols(state: str, airflow_outcome: str, reason: str) -> str:
     """What a job's end means for Airflow, in Airflow's words."""
     if airflow_outcome:
         return airflow_outcome
-    if state == "refused" or reason.startswith("Airflow withdrew it"):
+    if state == "refused" or (state == "revoked" and reason.startswith("Airflow ")):
         return WITHDRAWN
     return "failed" if state in ("failed", "lost", "revoked") else state
