@@ -15,6 +15,10 @@ from tests.integration.agent.runner_process import RunnerProcess
 
 pytestmark = pytest.mark.airflow
 
+# Without importing Airflow, which would make a home of its own for this process.
+AIRFLOW = Path(str(next(iter(find_spec("airflow").submodule_search_locations))))  # type: ignore[union-attr, arg-type]
+TESTS_OF_CONNECTIONS = AIRFLOW / "sdk" / "execution_time" / "connection_test_supervisor.py"
+
 DAGS = """
 from __future__ import annotations
 
@@ -157,7 +161,7 @@ def test_a_callback_that_raises_has_failed_and_its_log_says_why(site: Site) -> N
 
 
 @pytest.mark.skipif(
-    find_spec("airflow.sdk.execution_time.connection_test_supervisor") is None,
+    not TESTS_OF_CONNECTIONS.exists(),
     reason="this Airflow has no connection tests",
 )
 @pytest.mark.parametrize("there", [True, False])
