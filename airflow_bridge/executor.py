@@ -355,15 +355,10 @@ class EdgeControlExecutor(BaseExecutor):
         self._nobodys.update(self._adoption.take_over(dispatcher=self.dispatcher, ends=self._turns.ends))
 
     def _give_back(self) -> None:
-        """Let Airflow queue anew what nobody can go on with, and fail what it does not wait to have started."""
-        if not self._nobodys:
-            return
-        given = self._stranded.give_back({airflow_id: job_id for job_id, airflow_id in self._nobodys.items()})
-        reason = "the scheduler that queued it died before EdgeControl had it"
-        for job_id, airflow_id in self._nobodys.items():
-            if airflow_id not in given:
-                self._endings.add(job_id=job_id, airflow_id=airflow_id, state=JobState.LOST, reason=reason)
-        self._nobodys.clear()
+        """Let Airflow queue anew what nobody can go on with. What it does not have queued here goes its own way."""
+        if self._nobodys:
+            self._stranded.give_back({airflow_id: job_id for job_id, airflow_id in self._nobodys.items()})
+            self._nobodys.clear()
 
     def _take_over_abandoned(self) -> None:
         """Go on with what a dead scheduler left waiting, unless Airflow waits for it no longer."""
