@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from airflow.cli.simple_table import AirflowConsole
+from airflow.cli.simple_table import AirflowConsole, SimpleTable
 from rich.markup import escape
 from tabulate import tabulate
 
@@ -13,6 +14,8 @@ from airflow_bridge.cli.endings import shown
 from airflow_bridge.cli.fleet_api import Answer
 
 Row = Mapping[str, Any]
+#: As Airflow's own commands say it.
+NOTHING = "No data found"
 #: For programs: all of it, with numbers as numbers.
 _WHOLE = ("json", "yaml")
 
@@ -24,15 +27,27 @@ def show(rows: Sequence[Row], output: str, columns: Mapping[str, Callable[[Row],
         return
     lines = [{name: _cell(read(row)) for name, read in columns.items()} for row in rows]
     if output == "table":
-        escaped = [{name: escape(text) for name, text in line.items()} for line in lines]
-        AirflowConsole().print_as_table(escaped)
+        AirflowConsole().print(_table(lines) if lines else NOTHING)
     elif lines:
         # Airflow's own reads names such as 1e5 as numbers, and shows 100000.
         print(  # noqa: T201
             tabulate([line.values() for line in lines], headers=list(columns), tablefmt="plain", disable_numparse=True)
         )
     else:
-        print("No data found")  # noqa: T201
+        print(NOTHING)  # noqa: T201
+
+
+def _table(lines: Sequence[Mapping[str, str]]) -> SimpleTable:
+    """Without columns in which nothing stands; the first one is there to be copied, and so never broken."""
+    table = SimpleTable(show_header=True)
+    first, *others = lines[0]
+    table.add_column(first, no_wrap=True)
+    filled = [name for name in others if any(line[name] for line in lines)]
+    for name in filled:
+        table.add_column(name)
+    for line in lines:
+        table.add_row(*(escape(line[name]) for name in (first, *filled)))
+    return table
 
 
 def show_whole(data: Any, output: str) -> None:
@@ -64,6 +79,18 @@ def _cell(value: Any) -> str:
 def field(name: str) -> Callable[[Row], Any]:
     """A column that is one field of the row."""
     return lambda row: row[name]
+
+
+def _moment(name: str) -> Callable[[Row], str]:
+    """In UTC, as the API writes it, to the second."""
+    return lambda row: re.sub(r"\.\d+", "", row[name] or "")
+
+
+def _job(row: Row) -> str:
+    if not row["dag_id"]:
+        return str(row["kind"])
+    index = f"[{row['map_index']}]" if row["map_index"] >= 0 else ""
+    return f"{row['dag_id']}.{row['task_id']}{index} try {row['try_number']}"
 
 
 def _queues(row: Row) -> str:
@@ -104,7 +131,7 @@ COLUMNS: Mapping[str, Mapping[str, Callable[[Row], Any]]] = {
         "slots": lambda row: f"{row['slots']['used']}/{row['slots']['effective']}",
         "queues": QUEUES,
         "team": field("team"),
-        "last_heartbeat": field("last_heartbeat"),
+        "last_heartbeat": _moment("last_heartbeat"),
         "agent_version": field("agent_version"),
         "wish": _wish,
         "takes_no_work": _takes_no_work,
@@ -112,14 +139,10 @@ COLUMNS: Mapping[str, Mapping[str, Callable[[Row], Any]]] = {
     "jobs": {
         "id": field("id"),
         "state": field("state"),
-        "dag_id": field("dag_id"),
-        "task_id": field("task_id"),
-        "run_id": field("run_id"),
-        "map_index": field("map_index"),
-        "try_number": field("try_number"),
+        "job": _job,
         "queue": field("queue"),
         "worker": _name_in("worker"),
-        "queued_at": field("queued_at"),
+        "queued_at": _moment("queued_at"),
         "why": lambda row: row["waits_because"] or row["reason"],
     },
     "queues": {
@@ -140,11 +163,11 @@ COLUMNS: Mapping[str, Mapping[str, Callable[[Row], Any]]] = {
         "team": field("team"),
         "replace": field("replace"),
         "created_by": field("created_by"),
-        "expires_at": field("expires_at"),
+        "expires_at": _moment("expires_at"),
         "worker": _name_in("worker"),
     },
     "changes": {
-        "at": field("at"),
+        "at": _moment("at"),
         "actor": field("actor"),
         "action": field("action"),
         "kind": field("kind"),

@@ -94,6 +94,14 @@ class TestLists:
         assert (ran.code, ran.err) == (0, "")
         assert {"workers": "press-7", "jobs": "paint", "enrolment-tokens": "press-8"}.get(kind.path, "") in ran.out
 
+    def test_a_table_has_no_empty_columns_and_an_id_that_can_be_copied(self, maria: Fleet, make_job: Make) -> None:
+        job = make_job(dag_id="sales", task_id="extract", map_index=7, try_number=1, queue="floor")
+        lines = airflow("list-jobs").out.splitlines()
+        assert [title.strip() for title in lines[0].split("|")] == ["id", "state", "job", "queue", "queued_at", "why"]
+        assert lines[2].startswith(f"{job.pk} ")
+        assert "sales.extract[7] try 1" in lines[2]
+        assert "worker" in airflow("list-jobs", "--output", "plain").out.splitlines()[0]
+
     @pytest.mark.parametrize("output", ["table", "plain"])
     def test_an_empty_list_says_so(self, maria: Fleet, output: str) -> None:
         assert airflow("list-workers", "-o", output).out.strip() == "No data found"
