@@ -149,6 +149,8 @@ class Environments:
             "api.secret_key": self.secrets["airflow_api"],
             "api.workers": "1",
             "api_auth.jwt_secret": self.secrets["airflow_jwt"],
+            # Five times the outage patience.
+            "execution_api.jwt_expiration_time": "1200",
             "logging.logging_config_class": "airflow_bridge.logging_config.LOGGING_CONFIG",
             "logging.base_log_folder": str(home / "logs"),
             "edgecontrol.database_url": self.databases["edgecontrol"],
