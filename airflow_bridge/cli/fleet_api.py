@@ -42,14 +42,25 @@ class Answer:
 
 
 class FleetApi:
+    """Raises Failed when the way out that the environment names cannot be used."""
+
     def __init__(self, access: Access) -> None:
         self.access = access
-        self._http = httpx.Client(
-            base_url=access.url,
-            headers={"Authorization": f"Bearer {access.token}", "Accept": "application/json"},
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-            follow_redirects=False,
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=access.url,
+                headers={"Authorization": f"Bearer {access.token}", "Accept": "application/json"},
+                timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+                follow_redirects=False,
+            )
+        except OSError as error:
+            raise Failed(f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error}") from None
+        except (ValueError, ImportError, httpx.InvalidURL):
+            # Not repeated: it might hold a password.
+            text = (
+                "the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names must look like http://proxy.example.com:3128"
+            )
+            raise Failed(text) from None
 
     def __enter__(self) -> FleetApi:
         return self
@@ -96,6 +107,8 @@ class FleetApi:
             answer = self._http.request(method, FLEET + path, **options)
         except httpx.HTTPError as error:
             raise Failed(f"{self.access.url} cannot be reached: {_why(error)}") from None
+        except UnicodeEncodeError:
+            raise Failed("an argument is no text in UTF-8", Code.WRONG_USAGE) from None
         try:
             body = answer.json()
         except (json.JSONDecodeError, UnicodeDecodeError):

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from airflow_bridge.cli import commands, fleet_api
-from airflow_bridge.cli.endings import Code
+from airflow_bridge.cli.access import Access
+from airflow_bridge.cli.endings import Code, Failed
 from airflow_bridge.cli.table import kinds
 from jobs_app.models import Job, Queue
 from tests.integration.airflow_command import URL, airflow
@@ -397,6 +398,28 @@ class TestWhatAnswers:
             raise error
 
         assert because in self.whoami(away)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "because"),
+        [
+            ("SSL_CERT_FILE", "/nowhere/ca.pem", "certificates that SSL_CERT_FILE"),
+            ("HTTPS_PROXY", "gopher://maria:secret@proxy", "must look like http://proxy.example.com:3128"),
+        ],
+    )
+    def test_a_way_out_that_cannot_be_used(
+        self, maria: Fleet, monkeypatch: pytest.MonkeyPatch, name: str, value: str, because: str
+    ) -> None:
+        monkeypatch.setenv(name, value)
+        somewhere = Access(url="https://edge.example.com", token="ecp_0_0", token_file="token")
+        with pytest.raises(Failed) as failed:
+            fleet_api.FleetApi(somewhere)
+        assert because in str(failed.value)
+        assert "secret" not in str(failed.value)
+
+    def test_an_argument_that_is_no_text(self, maria: Fleet) -> None:
+        line = failed(airflow("exit-maintenance", "press-\udc80"), Code.WRONG_USAGE)
+        assert "no text in UTF-8" in line
+        assert "no text in UTF-8" in failed(airflow("list-workers", "--team", "\udc80"), Code.WRONG_USAGE)
 
     def test_the_next_page_is_asked_of_the_address_that_was_named(self, maria: Fleet) -> None:
         hosts = []
