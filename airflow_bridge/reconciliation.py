@@ -19,7 +19,7 @@ from airflow_bridge.ledger import Ledger, OpenJob
 from airflow_bridge.states import FINAL, HELD, JobState
 from airflow_bridge.store import Store
 from airflow_bridge.task_instances import TaskInstanceNow, look_up
-from airflow_bridge.verdict import AWAITED, AWAITED_CALLBACK
+from airflow_bridge.verdict import AWAITED, AWAITED_OTHERWISE
 
 #: Open jobs compared once a second, so that all are within a minute (or at this pace).
 CHECK_LIMIT = 500
@@ -129,7 +129,7 @@ class Reconciliation:
         for job in jobs:
             if job.airflow_id not in found:
                 unwanted[job.id] = f"Airflow withdrew it: the {_what(job)} was deleted or cleared"
-            elif (state := found[job.airflow_id]) not in (AWAITED if _is_task(job) else AWAITED_CALLBACK):
+            elif (state := found[job.airflow_id]) not in (AWAITED if _is_task(job) else AWAITED_OTHERWISE):
                 unwanted[job.id] = f"Airflow withdrew it: the {_what(job)} is {state or 'to be scheduled anew'}"
         return unwanted
 

@@ -14,8 +14,8 @@ ENDINGS = frozenset({"success", "failed", "skipped", "removed"})
 _SUCCESSFUL = frozenset({"success", "skipped"})
 #: Airflow still waits for this queueing to end.
 AWAITED = frozenset({"queued", "running", "restarting"})
-#: Airflow still waits for this callback to end.
-AWAITED_CALLBACK = frozenset({"scheduled", "pending", "queued", "running"})
+#: The same for a callback, or a connection test.
+AWAITED_OTHERWISE = frozenset({"scheduled", "pending", "queued", "running"})
 
 
 #: Three heartbeats of a task that lives (`[workers] min_heartbeat_interval`): even where a machine is known to have
@@ -56,7 +56,7 @@ def reach(
 
     `now` is looked up for jobs that need it (see `needs_airflow`); `callback` is the state of what is a callback.
     """
-    if row.kind == Kind.CALLBACK and callback not in AWAITED_CALLBACK:
+    if row.kind == Kind.CALLBACK and callback not in AWAITED_OTHERWISE:
         return Verdict.SILENCE
     if row.kind != Kind.TASK:
         return Verdict.SUCCESS if row.state == JobState.SUCCESS else Verdict.FAILURE
@@ -85,5 +85,5 @@ def reach(
 def settled(row: JobRow, *, now: TaskInstanceNow | None, callback: str | None = None) -> bool:
     """True when Airflow needs no further event for this job."""
     if row.kind == Kind.CALLBACK:
-        return callback not in AWAITED_CALLBACK
+        return callback not in AWAITED_OTHERWISE
     return not needs_airflow(row) or now is None or now.job_id != row.id or now.state not in AWAITED
