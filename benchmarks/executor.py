@@ -53,10 +53,9 @@ def main() -> int:
         for stored in options.stored:
             for name in options.executors:
                 case = run(database, templates[name], name, stored=stored, waiting=waiting)
-                say(
-                    f"{NAMES[name]} beside {stored:,} {'waiting' if waiting else 'finished'}: {case['quiet_ms']:.1f} ms"
-                )
                 beside = f"{stored:,} {'waiting' if waiting else 'finished'}"
+                quiet, changes = (f"{case[f'{what}_ms']:.1f} ms" for what in ("quiet", "changes"))
+                say(f"{NAMES[name]} beside {beside}: quiet {quiet}, with 1,000 changes {changes}")
                 cases.append({"executor": NAMES[name], "beside": beside, **case})
     with psycopg.connect(database.url("postgres")) as connection:
         figures["postgresql"] = postgresql(connection)
