@@ -3,12 +3,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from airflow.models.callback import CallbackKey
 
 from airflow_bridge.executor import EdgeControlExecutor
 from tests.integration.airflow_bridge import breaking
 from tests.integration.airflow_bridge.breaking import AIRFLOWS, TABLES, Breaking
 from tests.integration.airflow_bridge.rows import Database
 from tests.integration.airflow_bridge.story import Story
+
+pytestmark = pytest.mark.skipif(
+    CallbackKey is str, reason="before 3.3 Airflow looks for an ended callback by text, which SQLite does not take"
+)
 
 #: What shows logs asks for these; no scheduler does.
 OF_LOGS = {"store.log_parts", "store.log_page", "store.add_log"}
@@ -56,7 +61,7 @@ def test_the_story_has_every_statement_of_the_bridge_in_it(story: Story, watched
     assert set(watched.seen) == set(STATEMENTS)
 
 
-@pytest.mark.parametrize(("statement", "kind", "often"), faults())
+@pytest.mark.parametrize(("statement", "kind", "often"), list(faults()))
 def test_whatever_fails_nothing_is_lost_and_nothing_told_twice(
     story: Story, watched: Breaking, statement: str, kind: str, often: str
 ) -> None:
