@@ -37,7 +37,8 @@ TURNS, TURNS_SECONDS, FEWEST = 10, 30.0, 3
 #: The other figures are medians of so many turns; where one takes more than a second, there is one.
 ROUNDS, DEAR_MS = 3, 1000.0
 FEW, CHANGES = 10, 1000
-SETTLE_SECONDS = 300.0
+#: For the tokens of jobs that were taken over, of which a turn renews a share.
+SETTLE_SECONDS = 900.0
 #: Of the changed ones that ended, so many did without telling Airflow.
 SILENT_SHARE = 10
 
