@@ -29,6 +29,8 @@ BATCH = 500
 class Host(Protocol):
     """What is needed of the executor."""
 
+    #: Airflow's number of the scheduler.
+    job_id: Any
     dispatcher: UUID
     team_name: str | None
     queued_tasks: dict[Any, Any]
@@ -93,18 +95,22 @@ class Buffer:
             with self._turns.reaching_store("store new jobs") as reachable:
                 if not reachable:
                     return
-                if jobs := [job for workload in batch if (job := self.job_of(workload))]:
+                self._give_ids([workload for workload in batch if queueing.assigned_id(workload) is None])
+                wanted = [workload for workload in batch if workload_key(workload) in self]
+                if jobs := [job for workload in wanted if (job := self.job_of(workload))]:
                     self._write(jobs)
 
     def job_of(self, workload: Any) -> NewJob | None:
-        """The row to write; None when there can be none, and then the workload has been failed."""
-        key = workload_key(workload)
+        """The row to write of a workload that has an id; None when there can be none, and then it has been failed."""
+        key, job_id = workload_key(workload), queueing.assigned_id(workload)
+        if job_id is None:
+            return None
         try:
             waited = time.monotonic() - self.since.get(key, float("-inf"))
             return queueing.job_of(
                 workload,
                 token_seconds=self._tokens.left(age=waited),
-                job_id=queueing.assigned_id(workload) or self._assign_id(workload),
+                job_id=job_id,
                 dispatcher=self._host.dispatcher,
                 team_name=self._host.team_name or "",
                 default_queue=self._default_queue,
@@ -150,13 +156,12 @@ class Buffer:
             raise
         finally:
             self._note(result)
+        self._give_ids([self._host.queued_tasks[queueing.key_of(job)] for job in result.id_taken])
 
     def _note(self, result: outbox.Result) -> None:
         for job in result.stored:
             self.drop(queueing.key_of(job), job_id=job.id)
             self._stored(job)
-        for job in result.id_taken:
-            self._assign_id(self._host.queued_tasks[queueing.key_of(job)])
         for job, reason in result.refused:
             key = queueing.key_of(job)
             self._host.log.error("EdgeControl: PostgreSQL refuses the job of %s: %s", key, reason)
@@ -168,13 +173,26 @@ class Buffer:
             if self._turns.outage.failed(key, alone=True):
                 self._host.log.error("EdgeControl: the job of %s cannot be stored now: %s", key, reason)
 
-    def _assign_id(self, workload: Any) -> UUID:
-        """Give the queueing an id where Airflow gave none, and let Airflow store it."""
-        job_id = uuid4()
-        workload.ti.external_executor_id = str(job_id)
-        key = workload_key(workload)
-        self._host.change_state(key, TaskInstanceState.QUEUED, str(job_id), remove_running=False)
-        return job_id
+    def _give_ids(self, workloads: Sequence[Any]) -> None:
+        """Give these queueings an id where Airflow gave none or an old one, and let Airflow store it.
+
+        Only while Airflow still has them queued so, and by this scheduler. One that hung has been taken for dead; under
+        a new id its job would take the place of the one that runs by now.
+        """
+        now = look_up({workload.ti.id for workload in workloads})
+        for workload in workloads:
+            key, found = workload_key(workload), now.get(workload.ti.id)
+            if not found or (found.state, found.job_id, found.queued_by) != (
+                TaskInstanceState.QUEUED,
+                queueing.assigned_id(workload),
+                self._host.job_id,
+            ):
+                self._host.log.info("EdgeControl: %s is queued here no longer", key)
+                self.drop(key)
+                continue
+            workload.ti.external_executor_id = str(uuid4())
+            event = TaskInstanceState.QUEUED, workload.ti.external_executor_id
+            self._host.change_state(key, *event, remove_running=False)
 
     @functools.cached_property
     def _default_queue(self) -> str:

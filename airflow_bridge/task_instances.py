@@ -35,6 +35,8 @@ class TaskInstanceNow:
     job_id: UUID | None
     #: Seconds since the task last spoke to Airflow; None when it never did.
     silence: float | None
+    #: The scheduler that queued it, or took it over.
+    queued_by: Any = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +83,7 @@ def _select(*conditions: Any) -> list[tuple[UUID, TaskInstanceNow]]:
         ti.state,
         ti.external_executor_id,
         ti.last_heartbeat_at,
+        ti.queued_by_job_id,
     ).where(*conditions)
     with create_session(scoped=False) as session:
         rows = session.execute(query).all()
@@ -93,6 +96,7 @@ def _select(*conditions: Any) -> list[tuple[UUID, TaskInstanceNow]]:
                 state=row.state,
                 job_id=parse_id(row.external_executor_id),
                 silence=(now - row.last_heartbeat_at).total_seconds() if row.last_heartbeat_at else None,
+                queued_by=row.queued_by_job_id,
             ),
         )
         for row in rows

@@ -79,6 +79,36 @@ def test_a_scheduler_that_was_only_slow_writes_nothing_twice(
     assert heir.has_task(workload.ti)
 
 
+@pytest.mark.parametrize("had_an_id", [False, True])
+def test_a_scheduler_that_hung_gives_no_new_id_to_what_another_one_runs_by_now(
+    make_executor: Callable[[], EdgeControlExecutor], database: Database, worker: int, had_an_id: bool
+) -> None:
+    """Its job would take the place of the one that runs."""
+    hung, heir = make_executor(), make_executor()
+    hung.job_id, heir.job_id = 1, 2
+    workload = task()
+    if had_an_id:
+        # As another one wrote it, and the task deferred.
+        queue(heir, workload)
+        turn(heir)
+        rows.end(database, job_id(workload), state="success", outcome="deferred")
+        turn(heir)
+    else:
+        task_instances.add(workload)
+        workload.ti.external_executor_id = None
+    hung.queue_workload(workload, session=None)
+    resumed = task(id=workload.ti.id)
+    task_instances.change(resumed, state="queued", job_id=job_id(resumed))
+    heir.queue_workload(resumed, session=None)
+    turn(heir)
+    rows.hold(database, job_id(resumed), worker=worker)
+    task_instances.change(resumed, state="running", silence=1)
+    for _ in range(2):
+        assert turn(hung) == {}
+    assert rows.job(database, job_id(resumed)).state == "running"
+    assert not hung.has_task(workload.ti)
+
+
 def test_what_ended_without_a_scheduler_is_told_by_another_one(
     make_executor: Callable[[], EdgeControlExecutor], database: Database
 ) -> None:
