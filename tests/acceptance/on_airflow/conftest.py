@@ -20,6 +20,8 @@ SETTINGS = {
     "core.executor": "edge:airflow_bridge.executor.EdgeControlExecutor,LocalExecutor",
     # Far below what waits in the cases: what waits may fill none of it.
     "core.parallelism": "16",
+    # A busy machine must not have one scheduler take the other for dead: LocalExecutor's work is reset over it.
+    "scheduler.scheduler_health_check_threshold": "15",
     "core.test_connection": "Enabled",
     "connection_test.timeout": "10",
     "connection_test.reaper_interval": "5",
