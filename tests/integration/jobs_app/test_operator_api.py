@@ -68,6 +68,7 @@ def iso(moment: Any) -> str:
 #: Every address, how it is called, and the least group that may. `{}` is the row's own key.
 ENDPOINTS: list[tuple[str, str, str]] = [
     ("get", "workers/", "viewer"),
+    ("post", "workers/", "administrator"),
     ("get", "workers/{worker}/", "viewer"),
     *(
         ("post", f"workers/{address}{name}/", group)
@@ -113,7 +114,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "remove_worker_queues": {"queues": ["x"]},
     "pause_queue": {"comment": "x"},
     "enrolment-tokens": {"name": "new"},
+    "workers": {"name": "new"},
 }
+#: Lists that something is added to, where no names are chosen.
+MADE = ("enrolment-tokens", "workers")
 
 
 class TestPermissions:
@@ -152,7 +156,7 @@ class TestPermissions:
         path = address.format(**rows)
         name = path.strip("/").rpartition("/")[2]
         body = dict(BODIES.get(name, {}))
-        if method == "post" and "{" not in address and name != "enrolment-tokens":
+        if method == "post" and "{" not in address and name not in MADE:
             body["names"] = ["nobody"]
         for group in (None, *GROUPS):
             someone = Fleet(member(*([group] if group else [])))
@@ -160,7 +164,7 @@ class TestPermissions:
             if group is not None and GROUPS.index(group) >= GROUPS.index(least):
                 # What is not possible as things stand was allowed all the same.
                 assert answer.status_code in (200, 201, 409), answer.content
-                if "{worker}/remove_worker" in address or name == "enrolment-tokens":
+                if "{worker}/remove_worker" in address or name in MADE:
                     break
             else:
                 refused(answer, 403, "not_allowed")
