@@ -389,7 +389,7 @@ class Renewal:
         self.context = context
         self.certificate = getattr(sdk, "API_CLIENT_SSL_CERT", None)
         self.key = getattr(sdk, "API_CLIENT_SSL_KEY", None)
-        self.authorities = getattr(sdk, "API_SSL_CA_FILE_PATH", None)
+        self.authorities = authorities_of(sdk)
         self.stamps = self._stamps()
 
     def look(self) -> None:
@@ -422,6 +422,14 @@ def stamps(*paths: str | None) -> list[Any]:
     return found
 
 
+def authorities_of(sdk: Any) -> str | None:
+    """The file with those whom Airflow's client is to trust; 3.2 has no such setting, and trusts certifi's."""
+    if hasattr(sdk, "API_SSL_CA_FILE_PATH"):
+        return sdk.API_SSL_CA_FILE_PATH
+    certifi = getattr(sdk, "certifi", None)
+    return os.environ.get("AIRFLOW__API__SSL_CA_FILE") or (certifi.where() if certifi else None)
+
+
 #: Whom the SDK's client trusts, and the stamps of the files by which it does.
 _trust: dict[str, Any] = {}
 
@@ -434,7 +442,7 @@ def trusted(sdk: Any) -> Any:
     make = getattr(sdk.Client, "_get_ssl_context_cached", None)
     if make is None:
         return None
-    own = (getattr(sdk, "API_SSL_CA_FILE_PATH", None), getattr(sdk, "API_SSL_CERT_PATH", None))
+    own = (authorities_of(sdk), getattr(sdk, "API_SSL_CERT_PATH", None))
     system = ssl.get_default_verify_paths()
     now = stamps(*own, system.cafile, system.capath)
     if _trust.get("stamps") != now:
