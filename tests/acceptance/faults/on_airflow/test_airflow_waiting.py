@@ -62,7 +62,9 @@ def test_jobs_wait_longer_than_the_stuck_timer(
     row = Row(case="12 DAG and DAG run deleted under waiting jobs (A)", faults=2, jobs=6)
     for one in doomed:
         for job in airflow_site.jobs(one):
-            if (job["state"], bool(job["reason"])) != ("refused", True):
+            # Withdrawn by a scheduler within a minute or two; by a machine's start where that came first.
+            withdrawn = job["state"] == "revoked" and job["reason"].startswith("Airflow withdrew it")
+            if not withdrawn and (job["state"], bool(job["reason"])) != ("refused", True):
                 row.wrong += 1
                 row.complaints.append(f"{job['task_id']}: {job['state']} {job['reason']!r}")
         row.doubled += len(airflow_site.starts(one))
