@@ -53,7 +53,7 @@ def get_provider_info() -> dict[str, Any]:
                         "before. Schedulers, api-servers and tasks do not use it.",
                         kind="string",
                         default="",
-                        example="/home/maria/.config/edgecontrol.token",
+                        example="~/.config/edgecontrol.token",
                     ),
                 },
             }

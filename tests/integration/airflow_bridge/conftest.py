@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
+from airflow.configuration import conf
 
 from airflow_bridge.executor import EdgeControlExecutor
 from airflow_bridge.store import Store
-from tests.integration.airflow_bridge import task_instances
+from tests.integration.airflow_bridge import rows, task_instances
+from tests.integration.airflow_bridge.log_files import PATH
 from tests.integration.airflow_bridge.rows import Database
+from tests.unit.airflow_bridge.builders import new_job
 
 
 @pytest.fixture
@@ -35,6 +40,22 @@ def worker(database: psycopg.Connection[Any]) -> int:
     row = database.execute("INSERT INTO edgecontrol.worker (name) VALUES ('berlin-3') RETURNING id").fetchone()
     assert row
     return int(row.id)
+
+
+@pytest.fixture
+def log_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path))
+    assert conf.get("logging", "base_log_folder") == str(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def job(store: Store, database: Database, worker: int) -> UUID:
+    """A job that runs and has written nothing to `log_files.PATH` yet."""
+    given = new_job(log_path=PATH)
+    store.enqueue([given])
+    rows.hold(database, given.id, worker=worker)
+    return given.id
 
 
 @pytest.fixture(scope="session")

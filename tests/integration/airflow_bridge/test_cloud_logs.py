@@ -10,19 +10,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from airflow.configuration import conf
 
 from airflow_bridge import cloud_logs
 from airflow_bridge.database import StoreAway
-from airflow_bridge.store import Store
 from airflow_bridge.task_logs import EdgeControlLogs
 from tests.integration.airflow_bridge import rows
+from tests.integration.airflow_bridge.log_files import PATH, TI, TRIGGER_PATH, write
 from tests.integration.airflow_bridge.rows import Database
-from tests.unit.airflow_bridge.builders import new_job
 
-PATH = "dag_id=etl/run_id=manual/task_id=extract/attempt=1.log"
-TRIGGER_PATH = f"{PATH}.trigger.7.log"
-TI = SimpleNamespace(dag_id="etl")
 NOWHERE = "postgresql://127.0.0.1:1/none"
 
 
@@ -72,13 +67,6 @@ class Newer(Older):
 
 
 @pytest.fixture
-def log_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path))
-    assert conf.get("logging", "base_log_folder") == str(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def make_logs(
     postgres_url: str, database: Database, log_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., EdgeControlLogs]]:
@@ -98,21 +86,6 @@ def make_logs(
 def cloud(request: pytest.FixtureRequest, log_folder: Path) -> Older:
     made: Older = request.param(log_folder)
     return made
-
-
-@pytest.fixture
-def job(store: Store, database: Database, worker: int) -> UUID:
-    given = new_job(log_path=PATH)
-    store.enqueue([given])
-    rows.hold(database, given.id, worker=worker)
-    return given.id
-
-
-def write(folder: Path, path: str, text: str) -> Path:
-    file = folder / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    return file
 
 
 def lines(logs: EdgeControlLogs, path: str = PATH) -> list[str]:
@@ -215,7 +188,7 @@ def test_trouble_hides_no_file_that_airflow_has_on_this_machine(
     make_logs: Callable[..., EdgeControlLogs], log_folder: Path, cloud: Older, with_cloud: bool
 ) -> None:
     # Of a finished task Airflow shows its own file only when there is no stream.
-    write(log_folder, "other/attempt=1.log", "a task of the LocalExecutor\n")
+    write(log_folder, "other/attempt=1.log", b"a task of the LocalExecutor\n")
     cloud.trouble = ConnectionError("no route")
     sources, streams = make_logs(cloud if with_cloud else None, url=NOWHERE).stream("other/attempt=1.log", TI)
     assert streams == []
@@ -229,7 +202,7 @@ def test_the_log_of_another_executors_task_is_uploaded_and_its_errors_are_told(
     make_logs: Callable[..., EdgeControlLogs], log_folder: Path, cloud: Older
 ) -> None:
     logs = make_logs(cloud)
-    write(log_folder, PATH, "hello\n")
+    write(log_folder, PATH, b"hello\n")
     logs.upload(PATH, TI)
     assert cloud.kept == {PATH: "hello\n"}
     cloud.trouble = ConnectionError("no route")
@@ -247,7 +220,7 @@ def test_the_triggerers_part_goes_to_both(
     delete: bool,
 ) -> None:
     cloud.delete = delete
-    file = write(log_folder, TRIGGER_PATH, "trigger fired\n")
+    file = write(log_folder, TRIGGER_PATH, b"trigger fired\n")
     logs = make_logs(cloud)
     logs.upload(TRIGGER_PATH, TI)
     assert cloud.kept == {TRIGGER_PATH: "trigger fired\n"}
@@ -274,9 +247,9 @@ def test_the_triggerers_part_is_kept_for_edgecontrol_when_the_cloud_had_it_first
     with monkeypatch.context() as patch:
         patch.setattr(logs._store, "add_log", away)
         for event in ("first", "second"):  # the same file, written anew
-            write(log_folder, TRIGGER_PATH, f"{event}\n")
+            write(log_folder, TRIGGER_PATH, f"{event}\n".encode())
             logs.upload(TRIGGER_PATH, TI)
-    write(log_folder, f"{PATH}.trigger.8.log", "third\n")
+    write(log_folder, f"{PATH}.trigger.8.log", b"third\n")
     logs.upload(f"{PATH}.trigger.8.log", TI)
     assert lines(logs) == ["first", "second", "third"]
     assert not [file for file in log_folder.rglob("*") if file.is_file() and file.read_text()]
@@ -285,7 +258,7 @@ def test_the_triggerers_part_is_kept_for_edgecontrol_when_the_cloud_had_it_first
 def test_a_cloud_that_is_away_keeps_nothing_from_edgecontrol(
     make_logs: Callable[..., EdgeControlLogs], database: Database, job: UUID, log_folder: Path, cloud: Older
 ) -> None:
-    write(log_folder, TRIGGER_PATH, "trigger fired\n")
+    write(log_folder, TRIGGER_PATH, b"trigger fired\n")
     cloud.trouble = ConnectionError("no route")
     logs = make_logs(cloud)
     with pytest.raises(ConnectionError):

@@ -4,23 +4,18 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
-from airflow.configuration import conf
 
 from airflow_bridge.database import StoreAway
 from airflow_bridge.store import Store
 from airflow_bridge.task_logs import PAGE_BYTES, EdgeControlLogs
 from tests.integration.airflow_bridge import rows
+from tests.integration.airflow_bridge.log_files import PATH, TI, TRIGGER_PATH, write
 from tests.integration.airflow_bridge.rows import Database
 from tests.unit.airflow_bridge.builders import new_job
-
-PATH = "dag_id=etl/run_id=manual/task_id=extract/attempt=1.log"
-TRIGGER_PATH = f"{PATH}.trigger.7.log"
-TI = SimpleNamespace(dag_id="etl")
 
 
 @pytest.fixture
@@ -29,29 +24,6 @@ def logs(postgres_url: str, database: Database, monkeypatch: pytest.MonkeyPatch)
     logs = EdgeControlLogs()
     yield logs
     logs._store.close()
-
-
-@pytest.fixture
-def log_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path))
-    assert conf.get("logging", "base_log_folder") == str(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def job(store: Store, database: Database, worker: int) -> UUID:
-    """A job that runs and has written nothing yet."""
-    given = new_job(log_path=PATH)
-    store.enqueue([given])
-    rows.hold(database, given.id, worker=worker)
-    return given.id
-
-
-def write(folder: Path, path: str, data: bytes) -> Path:
-    file = folder / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
-    return file
 
 
 def read(logs: EdgeControlLogs, path: str = PATH) -> list[list[str]]:
